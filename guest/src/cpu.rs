@@ -1,0 +1,168 @@
+//! The per-vCPU area: stacks, descriptor tables, and what a vCPU knows of itself.
+//!
+//! The VMM gives every vCPU [`CPU_AREA_SIZE`] zeroed bytes above an unmapped page:
+//!
+//! ```text
+//! area - 4 KiB   not mapped: an overflow of the stack faults
+//! area           kernel stack, growing down from STACK_TOP
+//! area + 40 KiB  fault stack (IST 1), growing down from FAULT_STACK_TOP
+//! area + 56 KiB  Cpu, where GS points
+//! ```
+//!
+//! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only exception that
+//! returns is an emulated `hlt`, and its stub needs eight words.
+
+use core::arch::asm;
+use core::cell::{Cell, UnsafeCell};
+use core::mem::{MaybeUninit, offset_of};
+
+use abi::boot::{BootInfo, CPU_AREA_SIZE, CPU_AREA_STRIDE};
+use abi::port;
+use abi::vcpu_page::VcpuPage;
+use pvlock::PerCpu;
+
+/// Offset of the kernel stack's top in the area.
+pub(crate) const STACK_TOP: usize = 40 * 1024;
+/// Offset of the fault stack's top in the area.
+pub(crate) const FAULT_STACK_TOP: usize = 56 * 1024;
+/// Offset of the [`Cpu`] in the area.
+pub(crate) const CPU: usize = FAULT_STACK_TOP;
+
+const _: () = assert!(CPU + size_of::<Cpu>() <= CPU_AREA_SIZE as usize);
+const _: () = assert!(CPU.is_multiple_of(align_of::<Cpu>()));
+
+/// Selectors, where Linux has them.
+pub(crate) mod selector {
+    /// Ring-0 code: the stubs', and the kernel's in ring 0.
+    pub(crate) const CODE_0: u16 = 0x10;
+    /// Ring-0 data.
+    pub(crate) const DATA_0: u16 = 0x18;
+    /// Ring-3 data.
+    pub(crate) const DATA_3: u16 = 0x2b;
+    /// Ring-3 code: the kernel's in ring 3.
+    pub(crate) const CODE_3: u16 = 0x33;
+    /// The task state segment (two entries).
+    pub(crate) const TSS: u16 = 0x38;
+}
+
+/// The first seven entries of every GDT; the TSS descriptor follows.
+pub(crate) mod descriptor {
+    /// 64-bit code, ring 0, present, accessed.
+    pub(crate) const CODE_0: u64 = 0x00af_9b00_0000_ffff;
+    /// Writable data, ring 0, present, accessed.
+    pub(crate) const DATA_0: u64 = 0x00cf_9300_0000_ffff;
+    /// Writable data, ring 3, present, accessed.
+    pub(crate) const DATA_3: u64 = 0x00cf_f300_0000_ffff;
+    /// 64-bit code, ring 3, present, accessed.
+    pub(crate) const CODE_3: u64 = 0x00af_fb00_0000_ffff;
+    /// Access byte of an available 64-bit TSS, ring 0, present.
+    pub(crate) const TSS_ACCESS: u8 = 0x89;
+}
+
+/// Bytes of I/O permission bitmap that cover the ports below [`port::LIMIT`].
+const BITMAP: usize = (port::LIMIT as usize).div_ceil(8);
+
+/// A 64-bit task state segment with an I/O permission bitmap (Intel SDM volume 3, figure 8-11).
+#[repr(C, packed(4))]
+pub(crate) struct Tss {
+    reserved_0: u32,
+    pub(crate) rsp: [u64; 3],
+    reserved_1: u64,
+    pub(crate) ist: [u64; 7],
+    reserved_2: [u16; 5],
+    pub(crate) bitmap_offset: u16,
+    /// All zero: every port it covers is allowed, every other one is not.
+    pub(crate) bitmap: [u8; BITMAP],
+    /// The processor reads two bytes at a time and wants this one to be all ones.
+    pub(crate) bitmap_end: u8,
+}
+
+const _: () = assert!(offset_of!(Tss, ist) == 36 && offset_of!(Tss, bitmap) == 104);
+
+/// Last byte of the TSS, counted from its start.
+pub(crate) const TSS_LIMIT: u16 = (offset_of!(Tss, bitmap_end)) as u16;
+
+/// What a vCPU knows of itself. `start` fills it in; GS points at it for as long as the vCPU runs.
+#[repr(C, align(64))]
+pub(crate) struct Cpu {
+    /// The structure's own address, so that one load through GS finds it.
+    pub(crate) this: *const Cpu,
+    pub(crate) boot: *const BootInfo,
+    pub(crate) index: u32,
+    /// Not 0 once the vCPU has begun to report a fault or a panic.
+    pub(crate) in_fault: Cell<u32>,
+    /// Code selector of the kernel's ring.
+    pub(crate) kernel_cs: u64,
+    /// Stack selector of the kernel's ring.
+    pub(crate) kernel_ss: u64,
+    pub(crate) gdt: [u64; 9],
+    /// Operand of `lgdt`, then of `lidt`.
+    pub(crate) table_register: [u16; 5],
+    pub(crate) tss: UnsafeCell<Tss>,
+    locks: UnsafeCell<MaybeUninit<PerCpu>>,
+}
+
+impl Cpu {
+    /// The vCPU this is called on.
+    #[inline]
+    pub(crate) fn current() -> &'static Cpu {
+        let cpu: *const Cpu;
+        // SAFETY: GS points at this vCPU's `Cpu`, whose first field is its own address. `pure`: a kernel context never
+        // moves to another vCPU.
+        unsafe { asm!("mov {}, gs:[0]", out(reg) cpu, options(nostack, preserves_flags, pure, readonly)) };
+        // SAFETY: `start` made it valid before any Rust ran, and it lives as long as the guest. What changes in it is in
+        // cells that only this vCPU touches, but for `locks`.
+        unsafe { &*cpu }
+    }
+
+    /// The vCPU's index, from 0.
+    #[inline]
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether it is vCPU 0, which does what is done once.
+    pub(crate) fn is_first(&self) -> bool {
+        self.index == 0
+    }
+
+    /// What the VMM told at boot.
+    #[inline]
+    pub(crate) fn boot(&self) -> &'static BootInfo {
+        // SAFETY: the VMM's pointer, valid for the life of the guest; nobody writes to it.
+        unsafe { &*self.boot }
+    }
+
+    /// Marks the vCPU as reporting its own end; returns whether it already was.
+    pub(crate) fn enter_fault(&self) -> bool {
+        self.in_fault.replace(1) != 0
+    }
+
+    /// Makes the vCPU's lock state ready. To be called once, before it takes or waits for any lock, and before it
+    /// arrives anywhere from where another vCPU could come to look at that state.
+    pub(crate) fn init_locks(&self) {
+        // SAFETY: nobody has a reference yet: others ask for it only through a lock's queue, which this vCPU has not
+        // joined, and this vCPU calls this once, first.
+        unsafe { (*self.locks.get()).write(PerCpu::new()) };
+    }
+
+    /// Lock state of vCPU `index`, which has called [`init_locks`](Self::init_locks).
+    #[inline]
+    pub(crate) fn locks_of(boot: &'static BootInfo, index: u32) -> &'static PerCpu {
+        debug_assert!(index < boot.vcpus);
+        let address = boot.cpu_areas.base as usize + CPU_AREA_STRIDE as usize * index as usize + CPU;
+        let cpu = address as *const Cpu;
+        // SAFETY: the areas lie `CPU_AREA_STRIDE` apart from `cpu_areas.base`, with a `Cpu` at this offset of each.
+        let locks = unsafe { &(*cpu).locks };
+        // SAFETY: an index comes from `this_cpu` or from a lock's queue; either way its vCPU initialised the state
+        // before, and what published the index (the lock word) orders this read after it. From then on it is shared.
+        unsafe { (*locks.get()).assume_init_ref() }
+    }
+
+    /// The page this vCPU shares with the VMM.
+    pub(crate) fn page(&self) -> &'static VcpuPage {
+        let pages = self.boot().vcpu_pages.base as *const VcpuPage;
+        // SAFETY: the VMM reserved one page for each vCPU there; both sides access it atomically only.
+        unsafe { &*pages.add(self.index as usize) }
+    }
+}

@@ -1,0 +1,215 @@
+//! Exceptions: all but one end the run with a dump; that one is the `hlt` of a ring-3 kernel.
+//!
+//! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see [`start`](crate::start)).
+//! A fault that is to be reported returns "into" [`report_fault`] at the kernel's own ring, still on the fault stack,
+//! because compiled Rust cannot run in an emulated ring 0.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+
+use abi::boot::KERNEL_BASE;
+use abi::port::{self, exit_code};
+
+use crate::cpu::{Cpu, selector};
+use crate::{console, hypercall, println};
+
+/// Vectors 0–31: the architecture's exceptions. There are no others yet.
+const VECTORS: usize = 32;
+
+/// Bytes from one stub to the next.
+const STUB_SIZE: u64 = 16;
+
+/// A 64-bit interrupt gate (Intel SDM volume 3, figure 6-8).
+#[repr(transparent)]
+pub(crate) struct Gate(u128);
+
+impl Gate {
+    /// A present, ring-0 interrupt gate to `handler` on the stack of IST 1.
+    const fn new(handler: u64) -> Self {
+        const IST_1: u128 = 1 << 32;
+        const PRESENT_INTERRUPT_GATE: u128 = 0x8e << 40;
+        let handler = handler as u128;
+        Self(
+            handler & 0xffff
+                | (selector::CODE_0 as u128) << 16
+                | IST_1
+                | PRESENT_INTERRUPT_GATE
+                | (handler >> 16 & 0xffff) << 48
+                | (handler >> 32) << 64,
+        )
+    }
+}
+
+/// One table for all vCPUs, made by the compiler: the linker script puts the stubs at a known address.
+pub(crate) static IDT: [Gate; VECTORS] = {
+    let mut table = [const { Gate::new(0) }; VECTORS];
+    let mut vector = 0;
+    while vector < VECTORS {
+        table[vector] = Gate::new(KERNEL_BASE + STUB_SIZE * vector as u64);
+        vector += 1;
+    }
+    table
+};
+
+/// Last byte of the IDT, counted from its start.
+pub(crate) const IDT_LIMIT: usize = size_of::<[Gate; VECTORS]>() - 1;
+
+/// What the stubs save, lowest address first.
+#[repr(C)]
+struct Frame {
+    cr2: u64,
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    rbp: u64,
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    rcx: u64,
+    rbx: u64,
+    rax: u64,
+    vector: u64,
+    error: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+global_asm!(
+    ".section .text.exception_stubs, \"ax\"",
+    ".globl exception_stubs",
+    "exception_stubs:",
+    ".irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+    ".balign {stub_size}",
+    // A bit for each vector whose error code the processor pushes.
+    ".if (0x60227d00 >> \\vector) & 1 == 0",
+    "push 0",
+    ".endif",
+    ".if \\vector == 13",
+    "jmp general_protection",
+    ".else",
+    "push \\vector",
+    "jmp exception",
+    ".endif",
+    ".endr",
+    // rsp: error code, rip, cs, rflags, rsp, ss. A `hlt` in ring 3 arrives here; do it and step over it.
+    "general_protection:",
+    "cmp qword ptr [rsp], 0",
+    "jne 2f",
+    "test byte ptr [rsp + 16], 3",
+    "jz 2f",
+    "push rax",
+    "mov rax, [rsp + 16]",
+    "cmp byte ptr [rax], 0xf4",
+    "pop rax",
+    "jne 2f",
+    "inc qword ptr [rsp + 8]",
+    "add rsp, 8",
+    "hlt",
+    "iretq",
+    "2:",
+    "push 13",
+    "exception:",
+    "push rax",
+    "push rbx",
+    "push rcx",
+    "push rdx",
+    "push rsi",
+    "push rdi",
+    "push rbp",
+    "push r8",
+    "push r9",
+    "push r10",
+    "push r11",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "mov rax, cr2",
+    "push rax",
+    // A fault while reporting one: say no more than that.
+    "cmp dword ptr gs:[{in_fault}], 0",
+    "jne 3f",
+    "mov dword ptr gs:[{in_fault}], 1",
+    "mov rdi, rsp",
+    "mov rax, rsp",
+    "and rax, -16",
+    "sub rax, 8",
+    "mov rcx, gs:[{kernel_ss}]",
+    "push rcx",
+    "push rax",
+    "push 2",
+    "mov rcx, gs:[{kernel_cs}]",
+    "push rcx",
+    "lea rcx, [rip + {report_fault}]",
+    "push rcx",
+    "iretq",
+    "3:",
+    "mov edx, {exit_port}",
+    "mov eax, {nested_fault}",
+    "out dx, eax",
+    "4:",
+    "hlt",
+    "jmp 4b",
+    stub_size = const STUB_SIZE,
+    in_fault = const offset_of!(Cpu, in_fault),
+    kernel_cs = const offset_of!(Cpu, kernel_cs),
+    kernel_ss = const offset_of!(Cpu, kernel_ss),
+    report_fault = sym report_fault,
+    exit_port = const port::EXIT,
+    nested_fault = const exit_code::NESTED_FAULT,
+);
+
+/// The exception's name, as the processor manuals abbreviate it.
+fn mnemonic(vector: u64) -> &'static str {
+    const NAMES: [&str; 22] = [
+        "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "?", "#TS", "#NP", "#SS", "#GP",
+        "#PF", "?", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP",
+    ];
+    NAMES.get(vector as usize).unwrap_or(&"?")
+}
+
+/// Where a stub arrives with a fault nothing can be done about.
+extern "C" fn report_fault(frame: &Frame) -> ! {
+    console::last_word();
+    // Relaxed: the VMM reads it once the EXIT below has ended the run.
+    Cpu::current()
+        .page()
+        .fault_rip
+        .store(frame.rip, Ordering::Relaxed);
+    println!(
+        "guest vCPU {}: exception {} ({}) error {:#x} at rip {:#x} cr2 {:#x}",
+        Cpu::current().index(),
+        frame.vector,
+        mnemonic(frame.vector),
+        frame.error,
+        frame.rip,
+        frame.cr2
+    );
+    println!(
+        "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
+        frame.rax, frame.rbx, frame.rcx, frame.rdx
+    );
+    println!(
+        "rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}",
+        frame.rsi, frame.rdi, frame.rbp, frame.rsp
+    );
+    println!(
+        "r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}",
+        frame.r8, frame.r9, frame.r10, frame.r11
+    );
+    println!(
+        "r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}",
+        frame.r12, frame.r13, frame.r14, frame.r15
+    );
+    println!("cs {:x} ss {:x} rflags {:x}", frame.cs, frame.ss, frame.rflags);
+    hypercall::exit(exit_code::FAULT)
+}

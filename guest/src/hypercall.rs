@@ -1,0 +1,50 @@
+//! The VMM's services, one `out` each, and `hlt`.
+
+use core::arch::asm;
+
+use abi::port;
+
+/// Writes `value` to `port`. The compiler may not move memory accesses across it: the VMM, or a vCPU that it
+/// wakes, may look at what was stored before.
+#[inline]
+pub(crate) fn out32(port: u16, value: u32) {
+    // SAFETY: writing to a port of this machine changes no memory of the guest; what the VMM does in answer is to
+    // wake a vCPU or to end the run.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) }
+}
+
+/// Writes `value` to an 8-bit `port`.
+#[inline]
+pub(crate) fn out8(port: u16, value: u8) {
+    // SAFETY: as for `out32`.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) }
+}
+
+/// Wakes vCPU `cpu`, or makes its next [`halt`] return at once.
+#[inline]
+pub(crate) fn kick(cpu: u32) {
+    out32(port::KICK_CPU, cpu);
+}
+
+/// Sleeps until this vCPU is kicked; returns at once if it was since the last time.
+///
+/// In ring 3 the instruction traps to a stub that executes it on the kernel's behalf.
+#[inline]
+pub(crate) fn halt() {
+    // SAFETY: `hlt` changes no register and no memory; the ring-3 stub preserves both, and runs on a stack of its
+    // own. Not `nomem`: what the kicker stored must be read again afterwards.
+    unsafe { asm!("hlt", options(nostack, preserves_flags)) }
+}
+
+/// Begins or ends the interval that the VMM accounts host time for; see [`port::measure`].
+pub(crate) fn measure(edge: u32) {
+    out32(port::MEASURE, edge);
+}
+
+/// Ends the run.
+pub(crate) fn exit(code: u32) -> ! {
+    out32(port::EXIT, code);
+    loop {
+        halt();
+    }
+}

@@ -1,0 +1,69 @@
+//! The guest kernel: boots every vCPU, runs one workload, leaves a report.
+//!
+//! One freestanding ELF that runs in ring 0 or, "deprivileged", in ring 3 where the host's KVM emulates ring 0. The
+//! story of a boot is [`kernel_main`]; what came before it is the few instructions of [`start`].
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`start`] | from the VMM's entry state to Rust: descriptor tables, ring, stack |
+//! | [`cpu`] | the per-vCPU area: its layout, its descriptor tables, how to find one's own |
+//! | [`exceptions`] | IDT, stubs, the `hlt` a ring-3 kernel traps on, the dump that ends a run |
+//! | [`console`], [`panic`], [`runtime`] | printing, panics, and what the compiler expects of a runtime |
+//! | [`hypercall`] | the VMM's services |
+//! | [`memory`], [`once`] | what the boot allocates, and what it sets once for all |
+//! | [`clock`] | the TSC and loops of calibrated length |
+//! | [`pv`] | `pvlock`'s platform: halt, kick, budgets |
+//! | [`report`] | the memory the results are left in |
+//! | [`workload`] | what the vCPUs do |
+//!
+//! **Stacks and the red zone.** The prebuilt `core` library uses the red zone and SSE, so nothing may run on an
+//! interrupted stack. Every exception therefore enters on its own stack (IST), and none returns to Rust except the
+//! one that emulates `hlt`, which touches neither.
+#![no_std]
+#![no_main]
+
+mod clock;
+mod console;
+mod cpu;
+mod exceptions;
+mod hypercall;
+mod memory;
+mod once;
+mod panic;
+mod pv;
+mod report;
+mod runtime;
+mod start;
+mod workload;
+
+use abi::boot::{BootInfo, MAGIC};
+use abi::port::exit_code;
+
+use cpu::Cpu;
+
+/// Makes the image one that the VMM launches.
+#[used]
+#[unsafe(link_section = ".note.pvlab")]
+static NOTE: abi::note::VersionNote = abi::note::VersionNote::CURRENT;
+
+/// Where every vCPU arrives in Rust, on its own stack and in the kernel's ring.
+///
+/// The workload begins and ends with all of them at a barrier; vCPU 0 then ends the run for all.
+extern "C" fn kernel_main(boot: &'static BootInfo) -> ! {
+    if boot.magic != MAGIC || boot.version != abi::VERSION {
+        hypercall::exit(exit_code::VERSION);
+    }
+    let cpu = Cpu::current();
+    cpu.init_locks();
+    if cpu.is_first() {
+        pv::init(memory::BootMemory::new(boot), boot);
+    }
+    pv::meet();
+    workload::run(cpu, boot);
+    if cpu.is_first() {
+        hypercall::exit(exit_code::DONE);
+    }
+    loop {
+        hypercall::halt();
+    }
+}

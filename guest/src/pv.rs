@@ -1,0 +1,112 @@
+//! `pvlock`'s platform on this guest: halt, kick, and how long to spin before halting.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use abi::boot::BootInfo;
+use abi::config::{LockKind, spin};
+use abi::vcpu_page::VcpuPage;
+use pvlock::{Barrier, CpuId, HashEntry, LockHash, PerCpu, Platform, SpinBudget};
+
+use crate::clock;
+use crate::cpu::Cpu;
+use crate::hypercall;
+use crate::memory::BootMemory;
+use crate::once::Once;
+
+/// The guest's vCPUs, halted by `hlt` and woken by `KICK_CPU`.
+pub(crate) struct Pv;
+
+static LOCK_HASH: Once<LockHash> = Once::new();
+
+/// The spin budget: iterations in [`LINUX`](SpinBudget::LINUX)'s sense if odd, else cycles; shifted left by one.
+static BUDGET: AtomicU64 = AtomicU64::new(0);
+
+/// Where all vCPUs meet.
+static BARRIER: Barrier<Pv> = Barrier::new();
+
+/// Sets up what all vCPUs share. vCPU 0 calls it, before the first [`meet`].
+pub(crate) fn init(mut memory: BootMemory, boot: &BootInfo) {
+    let entries = memory.slice(LockHash::entries_for(boot.vcpus), HashEntry::new);
+    LOCK_HASH.set(LockHash::new(entries));
+}
+
+/// Waits, halted, until every vCPU is here.
+pub(crate) fn meet() {
+    BARRIER.wait(Cpu::current().boot().vcpus);
+}
+
+/// The budget the configuration asks for; `None` if it is to be the measured cost of a wake-up.
+pub(crate) fn configured_budget(boot: &BootInfo, lock: LockKind) -> Option<SpinBudget> {
+    match (boot.run.spin_kind, lock) {
+        (spin::FIXED, _) => Some(SpinBudget::Cycles(clock::from_ns(boot, boot.run.spin_ns))),
+        (spin::DEFAULT, LockKind::PvQSpinlockLinux) => Some(SpinBudget::LINUX),
+        _ => None,
+    }
+}
+
+/// Makes `budget` the one that locks use from now on. vCPU 0 calls it, before a barrier that all locking comes after.
+pub(crate) fn set_budget(budget: SpinBudget) {
+    let encoded = match budget {
+        SpinBudget::Iterations(iterations) => u64::from(iterations) << 1 | 1,
+        SpinBudget::Cycles(cycles) => cycles << 1,
+    };
+    // Relaxed, as are the loads: the barrier in between orders them.
+    BUDGET.store(encoded, Ordering::Relaxed);
+}
+
+// SAFETY: a kernel context stays on its vCPU (`this_cpu`), each vCPU has one `PerCpu` in its own area (`per_cpu`), and
+// the VMM latches kicks (`wait`, `kick`).
+unsafe impl Platform for Pv {
+    #[inline]
+    fn this_cpu() -> CpuId {
+        CpuId::new(Cpu::current().index())
+    }
+
+    #[inline]
+    fn per_cpu(cpu: CpuId) -> &'static PerCpu {
+        Cpu::locks_of(Cpu::current().boot(), cpu.get())
+    }
+
+    fn lock_hash() -> &'static LockHash {
+        LOCK_HASH.get()
+    }
+
+    fn wait(word: &AtomicU32, mask: u32, asleep: u32) {
+        // A kick that comes between this check and the HLT is latched by the VMM, and the HLT returns at once.
+        // Acquire: pairs with the release store of whoever changed the word and then kicked.
+        if word.load(Ordering::Acquire) & mask == asleep {
+            hypercall::halt();
+        }
+    }
+
+    fn kick(cpu: CpuId) {
+        hypercall::kick(cpu.get());
+    }
+
+    fn vcpu_is_preempted(cpu: CpuId) -> bool {
+        let pages = Cpu::current().boot().vcpu_pages.base as *const VcpuPage;
+        // SAFETY: one page for each vCPU; `cpu` is one of them.
+        let page = unsafe { &*pages.add(cpu.get() as usize) };
+        // Relaxed: a hint that may be stale the moment it is read.
+        page.preempted.load(Ordering::Relaxed) != 0
+    }
+
+    #[inline]
+    fn relax() {
+        core::hint::spin_loop();
+    }
+
+    #[inline]
+    fn cycles() -> u64 {
+        clock::cycles()
+    }
+
+    #[inline]
+    fn spin_budget() -> SpinBudget {
+        let encoded = BUDGET.load(Ordering::Relaxed);
+        match encoded & 1 {
+            0 => SpinBudget::Cycles(encoded >> 1),
+            _ => SpinBudget::Iterations((encoded >> 1) as u32),
+        }
+    }
+}

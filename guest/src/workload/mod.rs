@@ -1,0 +1,131 @@
+//! What the vCPUs do, all of them, from the first barrier to the last.
+
+mod lock;
+mod ping_pong;
+mod self_test;
+mod wake_cost;
+
+use core::hint;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::boot::BootInfo;
+use abi::config::{LockKind, Workload};
+use abi::port::measure;
+use abi::report::Report;
+use pvlock::SpinBudget;
+
+use crate::clock;
+use crate::cpu::Cpu;
+use crate::pv::meet;
+use crate::{hypercall, report};
+
+/// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished.
+pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
+    let (Some(workload), Some(lock)) = (
+        Workload::from_raw(boot.run.workload),
+        LockKind::from_raw(boot.run.lock),
+    ) else {
+        panic!(
+            "workload {} with lock {} asked for, which do not exist",
+            boot.run.workload, boot.run.lock
+        );
+    };
+    match workload {
+        Workload::Lock => lock::run(cpu, boot, lock),
+        Workload::PingPong => ping_pong::run(cpu, boot),
+        Workload::Idle => {}
+        _ => self_test::run(workload, cpu, boot),
+    }
+    meet();
+}
+
+/// The measured part of a workload: begun and ended by all vCPUs together.
+struct Measured {
+    started: u64,
+}
+
+impl Measured {
+    /// Meets the others; from here on, time counts.
+    fn begin(cpu: &Cpu) -> Self {
+        /// TSC at the start, which is the same for all.
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        meet();
+        if cpu.is_first() {
+            hypercall::measure(measure::BEGIN);
+            // Relaxed: the barrier orders it before the loads.
+            STARTED.store(clock::cycles(), Ordering::Relaxed);
+        }
+        meet();
+        Self {
+            started: STARTED.load(Ordering::Relaxed),
+        }
+    }
+
+    /// TSC at which the workload has lasted as long as it was asked to.
+    fn deadline(&self, boot: &BootInfo) -> u64 {
+        self.started
+            .saturating_add(clock::from_ns(boot, boot.run.duration_ns))
+    }
+
+    /// Meets the others; time no longer counts. Returns the cycles since the beginning.
+    fn end(self, cpu: &Cpu) -> u64 {
+        meet();
+        let elapsed = clock::cycles().saturating_sub(self.started);
+        if cpu.is_first() {
+            hypercall::measure(measure::END);
+        }
+        elapsed
+    }
+}
+
+/// Spins for a pseudo-random time below `limit` cycles.
+fn random_delay(random: &mut Random, limit: u64) {
+    if limit == 0 {
+        return;
+    }
+    let end = clock::cycles().saturating_add(random.next() % limit);
+    while clock::cycles() < end {
+        hint::spin_loop();
+    }
+}
+
+/// A small pseudo-random generator: Marsaglia's xorshift64 (2003), good enough to vary timing.
+struct Random(u64);
+
+impl Random {
+    /// One per vCPU, all derived from the run's seed.
+    fn new(cpu: &Cpu, boot: &BootInfo) -> Self {
+        // Odd multiplier of Knuth's; never 0, at which the generator would stick.
+        let seed = boot
+            .run
+            .seed
+            .wrapping_add(u64::from(cpu.index()) + 1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self(seed | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Fills in the run's part of the report: vCPU 0's job.
+fn write_report(boot: &BootInfo, plain_counter: u64, elapsed: u64, wake_cost: u64, budget: SpinBudget) {
+    let (spin_budget_cycles, spin_budget_iterations) = match budget {
+        SpinBudget::Cycles(cycles) => (cycles, 0),
+        SpinBudget::Iterations(iterations) => (0, u64::from(iterations)),
+    };
+    report::write_run(
+        boot,
+        Report {
+            plain_counter,
+            elapsed_cycles: elapsed,
+            wake_cost_cycles: wake_cost,
+            spin_budget_cycles,
+            spin_budget_iterations,
+        },
+    );
+}

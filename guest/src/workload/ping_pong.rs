@@ -1,0 +1,101 @@
+//! Pairs of vCPUs hand a token to and fro, halting while they do not have it: no lost wake-up goes unnoticed, since
+//! the first one ends the game.
+//!
+//! `--hold` and `--think` bound random delays before a hand-off and before a halt, so that kicks fall before, into and
+//! after the other side's way to its HLT.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::boot::BootInfo;
+use abi::report::VcpuReport;
+use pvlock::{CpuId, Platform, SpinBudget};
+
+use super::{Measured, Random, random_delay, write_report};
+use crate::clock;
+use crate::cpu::Cpu;
+use crate::pv::Pv;
+use crate::report;
+
+/// A pair's token, on a cache line of its own.
+#[repr(align(128))]
+struct Token(AtomicU32);
+
+/// The token says whose turn it is: 0 or 1 for the even or odd vCPU of the pair, or that the game is over.
+const OVER: u32 = 2;
+
+/// Most pairs that play; further vCPUs watch.
+const PAIRS: usize = 128;
+
+static TOKENS: [Token; PAIRS] = [const { Token(AtomicU32::new(0)) }; PAIRS];
+
+/// Plays until the time is up or, if a number of hand-offs was asked for, until the pairs together have made as many.
+pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
+    // SAFETY: each vCPU runs one workload, once.
+    let results = unsafe { report::of_vcpu(cpu) };
+    let pairs = (boot.vcpus as usize / 2).clamp(1, PAIRS);
+    let pair = cpu.index() as usize / 2;
+    let measured = Measured::begin(cpu);
+    if pair < pairs && boot.vcpus > 1 {
+        let limits = Limits {
+            rounds: boot.run.rounds.div_ceil(2 * pairs as u64),
+            deadline: if boot.run.rounds == 0 {
+                measured.deadline(boot)
+            } else {
+                u64::MAX
+            },
+            before_hand_over: clock::from_ns(boot, boot.run.hold_ns),
+            before_halt: clock::from_ns(boot, boot.run.think_ns),
+        };
+        play(
+            &TOKENS[pair].0,
+            cpu.index(),
+            &limits,
+            &mut Random::new(cpu, boot),
+            results,
+        );
+    }
+    let elapsed = measured.end(cpu);
+    if cpu.is_first() {
+        write_report(boot, 0, elapsed, 0, SpinBudget::Cycles(0));
+    }
+}
+
+struct Limits {
+    /// Hand-offs of each side, or 0 for any number.
+    rounds: u64,
+    deadline: u64,
+    before_hand_over: u64,
+    before_halt: u64,
+}
+
+fn play(token: &AtomicU32, index: u32, limits: &Limits, random: &mut Random, results: &mut VcpuReport) {
+    let (me, other) = (index % 2, CpuId::new(index ^ 1));
+    loop {
+        let entered = clock::cycles();
+        loop {
+            // Acquire: pairs with the other side's release store below.
+            match token.load(Ordering::Acquire) {
+                OVER => return,
+                turn if turn == me => break,
+                turn => {
+                    results.halts += 1;
+                    Pv::wait(token, u32::MAX, turn);
+                }
+            }
+        }
+        let now = clock::cycles();
+        report::record(&mut results.wait, now.saturating_sub(entered));
+        results.longest_wait_cycles = results.longest_wait_cycles.max(now.saturating_sub(entered));
+        random_delay(random, limits.before_hand_over);
+        let over = now >= limits.deadline || limits.rounds != 0 && results.acquisitions == limits.rounds;
+        // Release: pairs with the acquire loads above and in `Pv::wait`.
+        token.store(if over { OVER } else { 1 - me }, Ordering::Release);
+        Pv::kick(other);
+        results.kicks += 1;
+        if over {
+            return;
+        }
+        results.acquisitions += 1;
+        random_delay(random, limits.before_halt);
+    }
+}

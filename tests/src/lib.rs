@@ -1,0 +1,134 @@
+//! What the integration tests share: whether there is a KVM, how to launch a guest, how to run the program.
+//!
+//! The tests themselves are in `tests/tests`, a file per promise:
+//!
+//! | file | promise |
+//! |---|---|
+//! | `exclusion.rs` | every lock excludes, and the broken one is caught |
+//! | `wake_ups.rs` | no kick is lost, and a VMM that loses some is caught |
+//! | `endings.rs` | every bad end has its message and its exit code |
+//! | `usage.rs` | bad arguments get one line and code 2; a host without KVM, code 3 |
+//! | `results.rs` | the table and the JSON say what was measured |
+//! | `leftovers.rs` | nothing is left behind, launch after launch |
+
+use std::env;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use abi::config::{LockKind, Workload};
+use vmm::{Config, Ended, GuestReport, Io, Kernel, Outcome, Spin, host, launch};
+
+/// Longer than any healthy guest takes on a very slow machine. Only guests that are meant to hang wait less.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Whether guests can be launched. If not, says visibly that the calling test is skipped.
+///
+/// # Panics
+///
+/// Where `REQUIRE_KVM=1` is set and they cannot: then a skipped test is a failed one.
+pub fn kvm() -> bool {
+    let Err(error) = host::facts() else { return true };
+    assert!(
+        env::var_os("REQUIRE_KVM").is_none_or(|value| value != "1"),
+        "REQUIRE_KVM=1, but {error}"
+    );
+    // Not `eprintln!`, which the test harness captures.
+    let _ = writeln!(
+        io::stderr(),
+        "SKIPPED {}: {error}",
+        std::thread::current().name().unwrap_or("a test")
+    );
+    false
+}
+
+/// Lets one test at a time launch guests, so that they do not starve each other on small machines.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static GUESTS: Mutex<()> = Mutex::new(());
+    GUESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `n` of the host's CPUs, or all if there are fewer.
+pub fn cpus(n: usize) -> Vec<usize> {
+    let mut cpus = host::allowed_cpus().expect("the kernel tells a process's CPUs");
+    cpus.truncate(n);
+    cpus
+}
+
+/// A short run of `workload` with `lock` on `vcpus` vCPUs that share `pcpus` CPUs.
+pub fn config(workload: Workload, lock: LockKind, vcpus: u32, pcpus: usize) -> Config {
+    Config {
+        vcpus,
+        pcpus: cpus(pcpus),
+        pin: false,
+        memory: 64 << 20,
+        guest_ring: None,
+        workload,
+        lock,
+        duration: Duration::from_millis(150),
+        hold: Duration::from_nanos(100),
+        think: Duration::from_nanos(100),
+        spin: Spin::Default,
+        rounds: 0,
+        seed: 1,
+        timeout: PATIENCE,
+        planted_fault: None,
+    }
+}
+
+/// Launches the embedded kernel, its console to nowhere.
+pub fn run(config: &Config) -> Outcome {
+    let io = Io {
+        stop: None,
+        console: Box::new(io::sink()),
+        input: None,
+    };
+    launch(config, Kernel::embedded(), io).unwrap_or_else(|error| panic!("{config:?}: {error}"))
+}
+
+/// Launches a guest that must complete; returns its report.
+pub fn complete(config: &Config) -> GuestReport {
+    let outcome = run(config);
+    assert_eq!(outcome.ended, Ended::Completed, "{config:?}: {}", outcome.detail);
+    outcome.report.expect("a guest that completed leaves a report")
+}
+
+/// Critical sections of all vCPUs.
+pub fn acquisitions(report: &GuestReport) -> u64 {
+    report.vcpus.iter().map(|vcpu| vcpu.acquisitions).sum()
+}
+
+/// Updates lost and intruders seen: not 0 if the lock did not exclude.
+pub fn violations(report: &GuestReport) -> u64 {
+    let lost = acquisitions(report).abs_diff(report.run.plain_counter);
+    lost + report.vcpus.iter().map(|vcpu| vcpu.intruders).sum::<u64>()
+}
+
+/// Runs the program with `arguments`, split at spaces, and waits for it.
+pub fn vmm(program: &str, arguments: &str) -> Output {
+    command(program)
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("the program can be run")
+}
+
+/// The program, to be run with no input.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(Path::new(program));
+    command.stdin(std::process::Stdio::null());
+    command
+}
+
+/// What the program said on stderr, and that it was one line.
+///
+/// # Panics
+///
+/// If it was not.
+pub fn one_line(output: &Output) -> String {
+    let said = String::from_utf8(output.stderr.clone()).expect("messages are UTF-8");
+    assert_eq!(said.lines().count(), 1, "not one line: {said:?}");
+    assert!(said.starts_with("vmm: "), "does not say who speaks: {said:?}");
+    said
+}

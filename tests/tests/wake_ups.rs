@@ -1,0 +1,71 @@
+//! No kick is lost: pairs of vCPUs hand a token to and fro, and one lost wake-up would end the game.
+
+use std::time::Duration;
+
+use abi::config::{LockKind, Workload};
+use integration_tests::{acquisitions, alone, complete, config, kvm, run};
+use vmm::{Config, Ended, PlantedFault};
+
+/// Hand-offs of a game.
+const ROUNDS: u64 = 100_000;
+
+fn game(vcpus: u32, pcpus: usize) -> Config {
+    Config {
+        rounds: ROUNDS,
+        ..config(Workload::PingPong, LockKind::PvQSpinlock, vcpus, pcpus)
+    }
+}
+
+fn play(config: &Config) {
+    let report = complete(config);
+    assert!(
+        acquisitions(&report) >= ROUNDS,
+        "{config:?}: only {} hand-offs",
+        acquisitions(&report)
+    );
+    assert!(
+        report.vcpus.iter().all(|vcpu| vcpu.halts > 0),
+        "a player never halted: nothing was tested"
+    );
+}
+
+#[test]
+fn a_hundred_thousand_hand_offs_lose_no_kick_when_overcommitted() {
+    if kvm() {
+        let _alone = alone();
+        play(&game(8, 2));
+        play(&game(2, 1));
+    }
+}
+
+/// Random delays, about as long as the way to a HLT and through a kick, so that each falls before, into and after the
+/// other.
+#[test]
+fn a_hundred_thousand_hand_offs_lose_no_kick_when_kicks_race_halts() {
+    if kvm() {
+        let _alone = alone();
+        let mut config = game(2, 2);
+        config.hold = Duration::from_micros(20);
+        config.think = Duration::from_micros(150);
+        play(&config);
+    }
+}
+
+/// The negative control: a VMM that forgets a kick which came before the HLT must be found out by the same game.
+#[test]
+fn a_vmm_that_forgets_latched_kicks_is_caught() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let mut config = game(2, 2);
+    config.planted_fault = Some(PlantedFault::ForgetLatchedKicks);
+    config.think = Duration::from_micros(150);
+    // The game stops for good at the first kick that is forgotten; how soon that is, is chance.
+    let caught = [5, 20, 80, 320].into_iter().any(|seconds| {
+        config.timeout = Duration::from_secs(seconds);
+        let outcome = run(&config);
+        outcome.ended == Ended::Timeout && outcome.detail.contains("vCPUs 0-1: halted")
+    });
+    assert!(caught, "kicks were forgotten and nobody noticed");
+}

@@ -1,0 +1,101 @@
+//! What the guest is asked to do.
+
+use crate::assert_layout;
+
+/// Gives an enum of `u32` values its names, its list and its checked conversion, from one table.
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $value:literal, $text:literal, $about:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum $name { $(#[doc = $about] $variant = $value,)* }
+
+        impl $name {
+            /// Every value, in the order in which they are listed to users.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name users and results know it by.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// One line on what it is.
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$variant => $about,)* }
+            }
+
+            /// The value that is written as `raw`, if there is one.
+            pub const fn from_raw(raw: u32) -> Option<Self> {
+                match raw { $($value => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+named! {
+    /// A lock the guest can be asked to use.
+    LockKind {
+        Tas = 0, "tas", "test-and-set: unfair, no queue, no sleeping";
+        Ticket = 1, "ticket", "ticket lock: strictly fair, all waiters spin on one word";
+        Mcs = 2, "mcs", "MCS queue lock: strictly fair, each waiter spins on its own node";
+        QSpinlock = 3, "qspinlock", "Linux's native queued spinlock: pending bit, then an MCS queue";
+        PvQSpinlockLinux = 4, "pvqspinlock-linux", "Linux's paravirtual queued spinlock with Linux's constants: halts waiters, kicks them awake";
+        PvQSpinlock = 5, "pvqspinlock", "the paravirtual queued spinlock with a spin budget calibrated to what a wake-up costs here";
+        Busted = 6, "busted", "broken on purpose (test and set are two steps): the negative control";
+    }
+}
+
+named! {
+    /// What the vCPUs do with the lock, or instead of it.
+    Workload {
+        Lock = 0, "lock", "every vCPU repeats acquire, hold, release, think for --duration";
+        PingPong = 1, "ping-pong", "pairs of vCPUs hand a token to and fro with halt and kick; counts hand-offs";
+        Idle = 2, "idle", "boots, meets at the barrier and ends: what a launch costs";
+        Panic = 16, "panic", "self-test: vCPU 0 panics";
+        Fault = 17, "fault", "self-test: the last vCPU reads an unmapped address";
+        StackOverflow = 18, "stack-overflow", "self-test: vCPU 0 recurses until it hits the guard page of its stack";
+        Hang = 19, "hang", "self-test: vCPU 0 loops for ever, the others halt for ever";
+        HangHalted = 20, "hang-halted", "self-test: every vCPU halts and nobody kicks";
+        TripleFault = 21, "triple-fault", "self-test: vCPU 0 loses its stacks and its IDT's handlers, then faults";
+        BadPort = 22, "bad-port", "self-test: vCPU 0 writes to a port that does not exist";
+        BadKick = 23, "bad-kick", "self-test: vCPU 0 kicks vCPUs that do not exist, then ends";
+    }
+}
+
+/// How [`RunConfig::spin_ns`] is to be read.
+pub mod spin {
+    /// The lock's own default: Linux's 2^15 iterations for `pvqspinlock-linux`, [`AUTO`] for the others.
+    pub const DEFAULT: u32 = 0;
+    /// The measured cost of a halt, kick and wake-up.
+    pub const AUTO: u32 = 1;
+    /// [`RunConfig::spin_ns`](super::RunConfig::spin_ns) nanoseconds.
+    pub const FIXED: u32 = 2;
+}
+
+/// One run's parameters. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RunConfig {
+    /// A [`Workload`].
+    pub workload: u32,
+    /// A [`LockKind`].
+    pub lock: u32,
+    /// How long the vCPUs repeat the workload.
+    pub duration_ns: u64,
+    /// Length of a critical section.
+    pub hold_ns: u64,
+    /// Length of the pause between release and the next acquisition.
+    pub think_ns: u64,
+    /// Spin budget before a waiter halts, where [`spin_kind`](Self::spin_kind) is [`spin::FIXED`].
+    pub spin_ns: u64,
+    /// One of [`spin`]'s values.
+    pub spin_kind: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+    /// Number of hand-offs of [`Workload::PingPong`]; 0 asks for as many as fit into the duration.
+    pub rounds: u64,
+    /// Seed of everything random in the guest.
+    pub seed: u64,
+}
+
+assert_layout!(RunConfig, size 64, lock at 4, duration_ns at 8, spin_kind at 40, rounds at 48, seed at 56);

@@ -1,0 +1,51 @@
+//! I/O ports: the hypercalls and the console.
+//!
+//! A hypercall is one 32-bit `out` whose value is its only argument. Anything else at these ports, and any other
+//! port, ends the run with a diagnosis.
+//!
+//! ```text
+//! 0x3f8 ..= 0x3ff   console: a 16550 UART, 8-bit accesses
+//! 0x500             KICK_CPU   vCPU index
+//! 0x504             EXIT       exit_code
+//! 0x508             MEASURE    measure::BEGIN or measure::END
+//! ```
+
+/// First port of the 16550 console.
+pub const CONSOLE: u16 = 0x3f8;
+/// Number of ports of the console.
+pub const CONSOLE_LEN: u16 = 8;
+
+/// Wakes the vCPU whose index is written, with the semantics of KVM's hypercall 5 (`KVM_HC_KICK_CPU`): it latches
+/// "unhalted" for the target and ends its HLT; a HLT that finds the latch set returns at once and clears it.
+pub const KICK_CPU: u16 = 0x500;
+
+/// Ends the run with one of the codes in [`exit_code`].
+pub const EXIT: u16 = 0x504;
+
+/// Begins or ends the interval in which the VMM accounts host time to the vCPUs; see [`measure`].
+pub const MEASURE: u16 = 0x508;
+
+/// Ports from 0 up to, not including, this one may be used: what the guest's I/O permission bitmap has to cover.
+pub const LIMIT: u16 = 0x50c;
+
+/// Values of [`EXIT`](super::port::EXIT).
+pub mod exit_code {
+    /// The workload ran to its end and the report is complete.
+    pub const DONE: u32 = 0;
+    /// The guest panicked; its message is on the console.
+    pub const PANIC: u32 = 1;
+    /// The guest took an exception it has no use for; the dump is on the console.
+    pub const FAULT: u32 = 2;
+    /// The guest took an exception while it was already reporting one, or a panic.
+    pub const NESTED_FAULT: u32 = 3;
+    /// The guest does not speak this version of the interface.
+    pub const VERSION: u32 = 4;
+}
+
+/// Values of [`MEASURE`](super::port::MEASURE).
+pub mod measure {
+    /// The vCPUs are about to start the workload.
+    pub const BEGIN: u32 = 0;
+    /// All vCPUs have finished the workload.
+    pub const END: u32 = 1;
+}

@@ -1,0 +1,92 @@
+//! What the guest leaves behind: one [`Report`], followed by one [`VcpuReport`] for each vCPU.
+//!
+//! The VMM reads it once the guest has ended with [`exit_code::DONE`](crate::port::exit_code::DONE). Times are TSC
+//! cycles.
+
+use crate::histogram::BUCKETS;
+use crate::{PAGE_SIZE, Plain, assert_layout};
+
+/// Most lock events a [`VcpuReport`] has room for. Which event has which index is `pvlock::Event`'s affair.
+pub const EVENTS: usize = 32;
+
+/// What is true of the run as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Report {
+    /// The plain counter that every critical section raises by one: with exclusion, the number of acquisitions.
+    pub plain_counter: u64,
+    /// From the moment the vCPUs were let go until the last one had finished.
+    pub elapsed_cycles: u64,
+    /// What the guest measured a halt, kick and wake-up to cost at boot; 0 if it did not measure.
+    pub wake_cost_cycles: u64,
+    /// The spin budget in use, in cycles; 0 if it is in iterations.
+    pub spin_budget_cycles: u64,
+    /// The spin budget in use, in iterations; 0 if it is in cycles.
+    pub spin_budget_iterations: u64,
+}
+
+assert_layout!(Report, size 40, elapsed_cycles at 8, spin_budget_iterations at 32);
+
+/// Where the first [`VcpuReport`] lies, from the start of the report.
+pub const VCPU_REPORTS: u64 = PAGE_SIZE;
+
+/// Bytes a report for `vcpus` vCPUs takes.
+pub const fn size(vcpus: u32) -> u64 {
+    VCPU_REPORTS + vcpus as u64 * size_of::<VcpuReport>() as u64
+}
+
+/// Counts of values by their [`bucket`](crate::histogram::bucket).
+pub type Histogram = [u64; BUCKETS];
+
+/// What one vCPU did.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct VcpuReport {
+    /// Critical sections, or hand-offs of the ping-pong.
+    pub acquisitions: u64,
+    /// Critical sections in which somebody else was seen inside.
+    pub intruders: u64,
+    /// Cycles in the slow paths of locks, less those asleep.
+    pub spin_cycles: u64,
+    /// Cycles asleep in HLT.
+    pub halted_cycles: u64,
+    /// Number of HLTs.
+    pub halts: u64,
+    /// Number of kicks sent.
+    pub kicks: u64,
+    /// The longest wait for a lock.
+    pub longest_wait_cycles: u64,
+    /// Explicit padding, zero.
+    pub reserved: u64,
+    /// Lock events.
+    pub events: [u64; EVENTS],
+    /// Waits for the lock, from asking to getting.
+    pub wait: Histogram,
+    /// Times the lock was held.
+    pub held: Histogram,
+}
+
+impl Default for VcpuReport {
+    fn default() -> Self {
+        Self {
+            acquisitions: 0,
+            intruders: 0,
+            spin_cycles: 0,
+            halted_cycles: 0,
+            halts: 0,
+            kicks: 0,
+            longest_wait_cycles: 0,
+            reserved: 0,
+            events: [0; EVENTS],
+            wait: [0; BUCKETS],
+            held: [0; BUCKETS],
+        }
+    }
+}
+
+assert_layout!(VcpuReport, size 64 + 8 * EVENTS + 16 * BUCKETS, events at 64, wait at 64 + 8 * EVENTS);
+
+// SAFETY: integers only, `#[repr(C)]`, and the asserted size is the sum of the fields' sizes.
+unsafe impl Plain for Report {}
+// SAFETY: as above.
+unsafe impl Plain for VcpuReport {}

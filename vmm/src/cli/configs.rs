@@ -1,0 +1,118 @@
+//! From options to launches, on the host at hand.
+
+use std::time::Duration;
+
+use abi::config::{LockKind, Workload};
+
+use crate::cli::args::{GuestArgs, GuestRing, RunArgs};
+use crate::config::{Config, Ring, Spin};
+use crate::error::Error;
+use crate::host::{self, Facts};
+use crate::units::counted;
+
+/// vCPUs for each CPU, unless the user says otherwise: enough for lock holders to be preempted all the time.
+const VCPUS_PER_CPU: u32 = 4;
+
+/// How much longer than the workload a run may take: booting tens of vCPUs on a busy host takes seconds.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(30);
+
+impl GuestArgs {
+    /// A launch on this host that does nothing, for [`RunArgs::configs`] and its like to refine; and the host.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for what the host can never do; [`Error::Host`] if it cannot run guests.
+    pub(super) fn config(&self, default_timeout: Duration) -> Result<(Config, Facts), Error> {
+        let mut pcpus = host::allowed_cpus()?;
+        // What is wrong on every host comes first.
+        let allowed = pcpus.len();
+        let wanted = self.pcpus.unwrap_or(allowed);
+        if wanted == 0 || wanted > allowed {
+            let cpus = counted(allowed as u64, "CPU");
+            return Err(Error::Usage(format!(
+                "--pcpus {wanted} is not possible: this process may use {cpus}; give a number from 1 to {allowed}"
+            )));
+        }
+        pcpus.truncate(wanted);
+        let facts = host::facts()?;
+        let most = facts.max_vcpus;
+        let default_vcpus = u32::try_from(wanted)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(VCPUS_PER_CPU)
+            .min(most);
+        let vcpus = self.vcpus.unwrap_or(default_vcpus);
+        if vcpus > most {
+            return Err(Error::Usage(format!(
+                "--vcpus {vcpus} is too many: this host's KVM runs up to {most} in a guest; give at most that"
+            )));
+        }
+        let config = Config {
+            vcpus,
+            pcpus,
+            pin: self.pin,
+            memory: self.memory,
+            guest_ring: self.guest_ring.into(),
+            timeout: self.timeout.unwrap_or(default_timeout),
+            ..idle()
+        };
+        Ok((config, facts))
+    }
+}
+
+impl RunArgs {
+    /// One launch for each lock, in order; a single one if the workload takes no locks. And the host.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`GuestArgs::config`].
+    pub(super) fn configs(&self) -> Result<(Vec<Config>, Facts), Error> {
+        let (base, facts) = self.guest.config(self.duration + TIMEOUT_MARGIN)?;
+        let locks = match self.workload {
+            Workload::Lock => self.lock.len(),
+            _ => 1,
+        };
+        let with = |&lock| Config {
+            workload: self.workload,
+            lock,
+            duration: self.duration,
+            hold: self.hold,
+            think: self.think,
+            spin: self.spin.unwrap_or(Spin::Default),
+            rounds: self.rounds,
+            seed: self.seed,
+            ..base.clone()
+        };
+        Ok((self.lock.iter().take(locks).map(with).collect(), facts))
+    }
+}
+
+/// A guest of one vCPU that boots and ends.
+pub(super) fn idle() -> Config {
+    Config {
+        vcpus: 1,
+        pcpus: Vec::new(),
+        pin: false,
+        memory: 64 << 20,
+        guest_ring: None,
+        workload: Workload::Idle,
+        lock: LockKind::PvQSpinlock,
+        duration: Duration::ZERO,
+        hold: Duration::ZERO,
+        think: Duration::ZERO,
+        spin: Spin::Default,
+        rounds: 0,
+        seed: 1,
+        timeout: TIMEOUT_MARGIN,
+        planted_fault: None,
+    }
+}
+
+impl From<GuestRing> for Option<Ring> {
+    fn from(ring: GuestRing) -> Self {
+        match ring {
+            GuestRing::Auto => None,
+            GuestRing::Zero => Some(Ring::Zero),
+            GuestRing::Three => Some(Ring::Three),
+        }
+    }
+}

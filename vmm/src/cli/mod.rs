@@ -1,0 +1,53 @@
+//! The command line of `vmm`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `args`, `usage` | what users can ask for, and what they hear if they ask for something else |
+//! | `configs` | what that means on this host |
+//! | `run`, `doctor`, `list`, `boot` | the subcommands |
+//! | `summary`, `verdict` | results as text: the table, and what it means |
+//! | `output` | where results go |
+//! | `guest` | launching a guest of which only the result is to be seen |
+//! | `console`, `progress` | what is seen of it meanwhile |
+//! | `signals` | how it is stopped |
+//! | `failure` | how it fails: messages and exit codes |
+
+mod args;
+mod boot;
+mod configs;
+mod console;
+mod doctor;
+mod failure;
+mod guest;
+mod list;
+mod output;
+mod progress;
+mod run;
+mod signals;
+mod summary;
+mod usage;
+mod verdict;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::{Failure, say};
+
+/// Does what the process's arguments ask for, and returns the process's exit code.
+pub fn main() -> ExitCode {
+    let done = match Cli::try_parse() {
+        Ok(cli) => match cli.command {
+            Command::Run(args) => run::run(&args),
+            Command::Doctor => doctor::doctor(),
+            Command::List => list::list(),
+            Command::Boot(args) => boot::boot(&args),
+        },
+        Err(error) => usage::answer(&error),
+    };
+    done.unwrap_or_else(|failure: Failure| {
+        say(&failure.to_string());
+        failure.exit_code()
+    })
+}

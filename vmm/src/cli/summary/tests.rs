@@ -1,0 +1,169 @@
+use abi::config::LockKind;
+
+use super::*;
+use crate::results::{Exit, Measured, Percentiles, Preemptions};
+
+/// A second of the lock workload.
+pub(in crate::cli) fn run(lock: LockKind, vcpus: u32, pcpus: usize, acquisitions: u64) -> Run {
+    Run {
+        lock: Some(lock),
+        workload: Workload::Lock,
+        vcpus,
+        pcpus,
+        pinned: false,
+        memory: 64 << 20,
+        kick: "pio",
+        duration_ns: 1_000_000_000,
+        hold_ns: 100,
+        think_ns: 100,
+        seed: 1,
+        setup_ns: 3_000_000,
+        exit: Exit::Completed,
+        detail: String::new(),
+        rejected: 0,
+        cpu_ns: Some(1_000_000_000),
+        steal_ns: None,
+        natural_preemptions: None,
+        preemptions: Preemptions::default(),
+        measured: Measured {
+            elapsed_ns: 1_000_000_000,
+            acquisitions,
+            per_vcpu: vec![acquisitions / u64::from(vcpus); vcpus as usize],
+            throughput_per_sec: acquisitions as f64,
+            jain_index: 0.999,
+            wait_ns: Percentiles {
+                p50: 900,
+                p90: 1_000,
+                p99: 1_000_000,
+                p999: 12_000_000,
+                max: 30_000_000,
+            },
+            ..Measured::default()
+        },
+    }
+}
+
+/// The run with no results that a guest leaves which ended like that.
+pub(in crate::cli) fn failed(run: Run, exit: Exit) -> Run {
+    let measured = if exit == Exit::Violation {
+        Measured {
+            exclusion_violations: 123,
+            ..run.measured
+        }
+    } else {
+        Measured::default()
+    };
+    Run {
+        exit,
+        measured,
+        cpu_ns: None,
+        detail: "because".into(),
+        ..run
+    }
+}
+
+fn results(runs: Vec<Run>) -> Results {
+    let host = Host {
+        kvm: Kvm::Emulated,
+        ring0_ns_per_instruction: 430.4,
+        guest_ring: 3,
+        pcpus: 2,
+        tsc_khz: 2_450_000,
+        kernel: "6.18.5".into(),
+    };
+    Results {
+        schema: 1,
+        host,
+        runs,
+    }
+}
+
+#[test]
+fn a_table_has_a_row_for_each_lock() {
+    let locks = [
+        LockKind::QSpinlock,
+        LockKind::PvQSpinlock,
+        LockKind::Busted,
+        LockKind::Tas,
+    ];
+    let [slow, mut fast, busted, tas] = locks.map(|lock| run(lock, 8, 2, 10_000));
+    fast.measured.throughput_per_sec = 2_140_000.0;
+    (fast.measured.halts, fast.measured.kicks, fast.cpu_ns) = (12_345, 12_000, Some(1_950_000_000));
+    let runs = vec![
+        slow,
+        fast,
+        failed(busted, Exit::Violation),
+        failed(tas, Exit::Timeout),
+    ];
+    let text = summary(&results(runs));
+    let expected = "\
+Host   KVM emulates ring 0 (430 ns an instruction); TSC 2.45 GHz; Linux 6.18.5
+Guest  ring 3, 8 vCPUs on 2 CPUs (overcommit 4.00×), 64 MiB
+Load   hold 100 ns, think 100 ns, 1 s for each lock, seed 1
+
+lock         throughput  relative  wait p50   p99  p99.9    max  fairness  CPU used   halts  kicks  exclusion
+qspinlock        10 k/s     1.00×    900 ns  1 ms  12 ms  30 ms     0.999      50 %       0      0  ok
+pvqspinlock    2.14 M/s      214×    900 ns  1 ms  12 ms  30 ms     0.999      98 %  12.3 k   12 k  ok
+busted           10 k/s     1.00×    900 ns  1 ms  12 ms  30 ms     0.999         –       0      0  BROKEN: 123 violations
+tas                   –         –         –     –      –      –         –         –       –      –  run failed: timeout
+
+With 8 vCPUs on 2 CPUs, pvqspinlock did 214× the work of qspinlock: ";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
+fn nothing_is_relative_to_a_failed_run_or_to_nothing() {
+    for first in [
+        failed(run(LockKind::Tas, 8, 2, 1), Exit::Panic),
+        run(LockKind::Tas, 8, 2, 0),
+    ] {
+        let text = summary(&results(vec![first, run(LockKind::Mcs, 8, 2, 100)]));
+        assert!(
+            !text
+                .lines()
+                .filter(|line| line.starts_with("mcs"))
+                .any(|line| line.contains('×')),
+            "{text}"
+        );
+        assert!(!text.contains("inf") && !text.contains("NaN"), "{text}");
+    }
+}
+
+#[test]
+fn a_ping_pong_shows_what_a_hand_off_costs() {
+    let run = Run {
+        lock: None,
+        workload: Workload::PingPong,
+        ..run(LockKind::Tas, 4, 2, 10_000)
+    };
+    // Two pairs: 10 000 hand-offs in a second are 5 000 for each pair.
+    assert_eq!(per_hand_off(&run), Some(200_000));
+    let text = summary(&results(vec![run.clone()]));
+    assert!(text.contains("10 k/s  200 µs"), "{text}");
+    let failed = failed(run, Exit::Timeout);
+    assert_eq!(per_hand_off(&failed), None);
+    assert!(summary(&results(vec![failed])).contains("timeout"));
+}
+
+#[test]
+fn other_workloads_get_a_line() {
+    let idle = Run {
+        lock: None,
+        workload: Workload::Idle,
+        ..run(LockKind::Tas, 1, 1, 0)
+    };
+    let text = summary(&results(vec![idle]));
+    assert!(
+        text.ends_with("workload 'idle': completed; its first vCPU ran after 3 ms\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn absurd_numbers_are_shown_all_the_same() {
+    let mut run = run(LockKind::Tas, 1, 1, u64::MAX);
+    (run.vcpus, run.pcpus) = (u32::MAX, usize::MAX);
+    (run.measured.elapsed_ns, run.cpu_ns) = (1, Some(u64::MAX));
+    assert!(summary(&results(vec![run.clone(), run])).lines().count() > 5);
+    assert_eq!(summary(&results(Vec::new())), "");
+}

@@ -1,0 +1,95 @@
+//! What one launch is asked to do.
+
+use std::time::Duration;
+
+use abi::config::{LockKind, RunConfig, Workload, spin};
+
+/// The privilege level the guest kernel runs at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Where the host's KVM runs ring 0 at speed.
+    Zero = 0,
+    /// "Deprivileged": where the host's KVM emulates ring 0 instruction by instruction.
+    Three = 3,
+}
+
+/// How long a waiter spins before it halts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spin {
+    /// The lock's own default.
+    Default,
+    /// The cost of a halt, kick and wake-up, measured by the guest at boot.
+    Auto,
+    /// This long.
+    Fixed(Duration),
+}
+
+/// One launch: a guest, the host CPUs it may use, and what it is to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Number of vCPUs, each of them a thread.
+    pub vcpus: u32,
+    /// The host CPUs, by their numbers, that the vCPU threads share.
+    pub pcpus: Vec<usize>,
+    /// Binds vCPU i to the (i mod n)-th of `pcpus` alone.
+    pub pin: bool,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// The ring to run the kernel in; `None` asks the host.
+    pub guest_ring: Option<Ring>,
+    /// What the vCPUs do.
+    pub workload: Workload,
+    /// The lock they do it with.
+    pub lock: LockKind,
+    /// How long they repeat it.
+    pub duration: Duration,
+    /// Length of a critical section.
+    pub hold: Duration,
+    /// Length of the pause between release and the next acquisition.
+    pub think: Duration,
+    /// How long waiters spin before they halt.
+    pub spin: Spin,
+    /// Hand-offs of the ping-pong; 0 for as many as fit into `duration`.
+    pub rounds: u64,
+    /// Seed of everything random in the guest.
+    pub seed: u64,
+    /// The guest is stopped if it has not ended by then.
+    pub timeout: Duration,
+    /// A fault to plant in the VMM, to show that a check catches it.
+    pub planted_fault: Option<PlantedFault>,
+}
+
+/// Faults that can be planted in the VMM, so that tests can show that their checks would catch them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlantedFault {
+    /// A HLT forgets the kicks that came before it: the classic lost wake-up.
+    ForgetLatchedKicks,
+}
+
+impl Config {
+    /// The guest's part of it, as the guest reads it.
+    pub(crate) fn for_guest(&self) -> RunConfig {
+        let (spin_kind, spin_ns) = match self.spin {
+            Spin::Default => (spin::DEFAULT, 0),
+            Spin::Auto => (spin::AUTO, 0),
+            Spin::Fixed(budget) => (spin::FIXED, nanos(budget)),
+        };
+        RunConfig {
+            workload: self.workload as u32,
+            lock: self.lock as u32,
+            duration_ns: nanos(self.duration),
+            hold_ns: nanos(self.hold),
+            think_ns: nanos(self.think),
+            spin_ns,
+            spin_kind,
+            reserved: 0,
+            rounds: self.rounds,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Nanoseconds of `duration`, or the largest number there is.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,148 @@
+//! The guest's console: vm-superio's 16550, and a short memory of what it printed.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use abi::port;
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// How much of the guest's last output is remembered, in bytes.
+const REMEMBERED: usize = 4096;
+
+/// What the guest's last words begin with, by agreement with nobody: another kernel's are just not found.
+const LAST_WORD: &str = "guest vCPU ";
+
+/// The console device, shared by all vCPU threads.
+pub(crate) struct Console {
+    serial: Mutex<Device>,
+    /// Readable when the guest has read all input there was: there is room for more.
+    pub(crate) room: EventFd,
+}
+
+type Device = Serial<NoInterrupt, InputRead, Tee>;
+
+/// The guest polls; there are no interrupts.
+struct NoInterrupt;
+
+impl Trigger for NoInterrupt {
+    type E = Infallible;
+    fn trigger(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// Tells when the guest has read all input; the rest of what a 16550 can tell interests nobody.
+struct InputRead(EventFd);
+
+impl SerialEvents for InputRead {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        // Fails only if the counter is full, and then it is readable as well.
+        let _ = self.0.write(1);
+    }
+}
+
+/// Passes output on and remembers the end of it.
+struct Tee {
+    out: Box<dyn Write + Send>,
+    remembered: VecDeque<u8>,
+}
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            if self.remembered.len() == REMEMBERED {
+                self.remembered.pop_front();
+            }
+            self.remembered.push_back(*byte);
+        }
+        self.out.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Console {
+    /// A console whose output goes to `out`.
+    pub(crate) fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
+        let room = EventFd::new(EFD_NONBLOCK)?;
+        let events = InputRead(room.try_clone()?);
+        let tee = Tee {
+            out,
+            remembered: VecDeque::new(),
+        };
+        Ok(Self {
+            serial: Mutex::new(Serial::with_events(NoInterrupt, events, tee)),
+            room,
+        })
+    }
+
+    fn serial(&self) -> MutexGuard<'_, Device> {
+        // A writer that panicked leaves a device that still works.
+        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the console answers at `port`.
+    pub(crate) fn has(port: u16) -> bool {
+        (port::CONSOLE..port::CONSOLE + port::CONSOLE_LEN).contains(&port)
+    }
+
+    /// The guest writes `value` to `port`, one of the console's.
+    pub(crate) fn write(&self, port: u16, value: u8) {
+        // What cannot be written (a closed pipe) is the user's wish; the guest goes on.
+        let _ = self.serial().write((port - port::CONSOLE) as u8, value);
+    }
+
+    /// The guest reads `port`, one of the console's.
+    pub(crate) fn read(&self, port: u16) -> u8 {
+        self.serial().read((port - port::CONSOLE) as u8)
+    }
+
+    /// Gives the guest input; returns how much of it the device had room for.
+    pub(crate) fn input(&self, bytes: &[u8]) -> usize {
+        let mut serial = self.serial();
+        let room = serial.fifo_capacity().min(bytes.len());
+        serial.enqueue_raw_bytes(&bytes[..room]).unwrap_or(0)
+    }
+
+    /// The line in which the guest said why it ends, if it said so; control characters are escaped.
+    pub(crate) fn last_word(&self) -> Option<String> {
+        let mut serial = self.serial();
+        let remembered = serial.writer_mut().remembered.make_contiguous();
+        let text = String::from_utf8_lossy(remembered);
+        let start = text.rfind(LAST_WORD)?;
+        Some(text[start..].lines().next()?.trim().escape_debug().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_the_last_word_and_only_so_much() {
+        let console = Console::new(Box::new(io::sink())).unwrap();
+        assert_eq!(console.last_word(), None);
+        for byte in "noise\n"
+            .repeat(10_000)
+            .bytes()
+            .chain(*b"guest vCPU 3: panicked at a.rs:1:2: \x1b[2J why\nmore\n")
+        {
+            console.write(port::CONSOLE, byte);
+        }
+        assert_eq!(
+            console.last_word().unwrap(),
+            "guest vCPU 3: panicked at a.rs:1:2: \\u{1b}[2J why"
+        );
+        assert!(console.serial().writer().remembered.len() <= REMEMBERED);
+    }
+}

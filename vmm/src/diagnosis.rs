@@ -1,0 +1,176 @@
+//! Turns the end of a run into an [`Outcome`] that a person can read.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use abi::port::exit_code;
+use abi::report::{VCPU_REPORTS, VcpuReport};
+use kvm_bindings::kvm_regs;
+
+use crate::config::{Config, Ring};
+use crate::control::Event;
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::machine::{Cause, Machine};
+use crate::outcome::{Ended, GuestReport, Outcome};
+use crate::vcpu::{self, Place};
+
+/// Most groups of vCPUs that a line tells apart.
+const GROUPS: usize = 12;
+
+/// What the run came to; ring, frequency and set-up time are the caller's to fill in.
+pub(crate) fn outcome(
+    machine: &Machine,
+    kernel: &Kernel,
+    config: &Config,
+    event: Event,
+    places: &[Place],
+) -> Result<Outcome, Error> {
+    let (ended, detail) = match (machine.cause(), event) {
+        (Some(cause), _) => explain(cause, machine, kernel),
+        (None, Event::Timeout) => {
+            let whereabouts = whereabouts(machine, kernel, places);
+            (
+                Ended::Timeout,
+                format!("the guest did not end within {:?}: {whereabouts}", config.timeout),
+            )
+        }
+        (None, _) => (Ended::Interrupted, "stopped on request".into()),
+    };
+    Ok(Outcome {
+        ended,
+        detail,
+        ring: Ring::Zero,
+        tsc_khz: 0,
+        report: (ended == Ended::Completed)
+            .then(|| read_report(machine))
+            .transpose()?,
+        host_time: machine.accounts.measured(),
+        rejected: machine.rejected(),
+        setup: Duration::ZERO,
+    })
+}
+
+/// Puts a cause into words.
+fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) {
+    let last_word = || {
+        machine
+            .console
+            .last_word()
+            .unwrap_or_else(|| "the guest did not say why".into())
+    };
+    match cause {
+        Cause::Exit(exit_code::DONE) => (Ended::Completed, String::new()),
+        Cause::Exit(exit_code::PANIC) => (Ended::Panic, last_word()),
+        Cause::Exit(exit_code::FAULT) => {
+            let place = vcpu::fault_rip(machine).map(|rip| format!("; rip is {}", kernel.describe(rip)));
+            (Ended::Fault, last_word() + &place.unwrap_or_default())
+        }
+        Cause::Exit(exit_code::NESTED_FAULT) => (
+            Ended::Fault,
+            format!("the guest took an exception while it reported: {}", last_word()),
+        ),
+        Cause::Exit(exit_code::VERSION) => (
+            Ended::Error,
+            format!(
+                "the guest does not speak version {} of the interface",
+                abi::VERSION
+            ),
+        ),
+        Cause::Exit(code) => (
+            Ended::Error,
+            format!("the guest ended with code {code}, which means nothing"),
+        ),
+        Cause::Crash(crash) => {
+            let ended = if crash.shutdown {
+                Ended::Fault
+            } else {
+                Ended::Error
+            };
+            let registers = registers(&crash.registers, kernel);
+            (ended, format!("vCPU {} {}; {registers}", crash.vcpu, crash.what))
+        }
+    }
+}
+
+/// The registers that tell most.
+fn registers(registers: &kvm_regs, kernel: &Kernel) -> String {
+    let r = registers;
+    format!(
+        "rip {} rsp {:#x} rflags {:#x} rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x} rsi {:#x} rdi {:#x} rbp {:#x}",
+        kernel.describe(r.rip),
+        r.rsp,
+        r.rflags,
+        r.rax,
+        r.rbx,
+        r.rcx,
+        r.rdx,
+        r.rsi,
+        r.rdi,
+        r.rbp
+    )
+}
+
+/// Which vCPU was where, those at the same place together.
+fn whereabouts(machine: &Machine, kernel: &Kernel, places: &[Place]) -> String {
+    let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
+    for (index, place) in places.iter().enumerate() {
+        let state = vcpu::lock_state(machine, index as u32);
+        let place = match place {
+            Place::Halted => format!("halted, {state}"),
+            Place::Guest { rip } => format!("in the guest at {}, {state}", kernel.describe(*rip)),
+            Place::Kvm => "inside KVM, which does not give it back".into(),
+        };
+        match groups.iter_mut().find(|(known, _)| *known == place) {
+            Some((_, members)) => members.push(index),
+            None => groups.push((place, vec![index])),
+        }
+    }
+    let mut text = String::new();
+    for (place, members) in groups.iter().take(GROUPS) {
+        let separator = if text.is_empty() { "" } else { "; " };
+        let plural = if members.len() == 1 { "" } else { "s" };
+        let _ = write!(text, "{separator}vCPU{plural} {}: {place}", ranges(members));
+    }
+    if let Some(more) = groups.len().checked_sub(GROUPS).filter(|more| *more > 0) {
+        let _ = write!(text, "; and {more} more places");
+    }
+    text
+}
+
+/// Ascending numbers, with runs shortened: `0, 2-5`.
+fn ranges(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        single => single.iter().map(usize::to_string).collect(),
+    });
+    runs.collect::<Vec<_>>().join(", ")
+}
+
+/// Copies the report out of guest memory.
+fn read_report(machine: &Machine) -> Result<GuestReport, Error> {
+    let base = machine.layout.report.base;
+    let vcpus = (0..machine.latches.len() as u64)
+        .map(|index| {
+            machine
+                .memory
+                .read(base + VCPU_REPORTS + index * size_of::<VcpuReport>() as u64)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(GuestReport {
+        run: machine.memory.read(base)?,
+        vcpus,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_numbers_are_shortened() {
+        assert_eq!(ranges(&[0, 2, 3, 4, 7, 8]), "0, 2-4, 7-8");
+        assert_eq!(ranges(&[5]), "5");
+        assert_eq!(ranges(&[]), "");
+    }
+}

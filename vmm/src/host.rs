@@ -1,0 +1,65 @@
+//! What this host offers.
+
+use std::fs;
+
+use kvm_ioctls::Kvm;
+
+pub use crate::affinity::allowed_cpus;
+use crate::error::Error;
+use crate::kernel::Kernel;
+pub use crate::probe::Ring0;
+use crate::vm::Vm;
+
+/// Memory of the guest that is created to look at the host.
+const SMALL: u64 = 16 << 20;
+
+/// What matters to a guest.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// How ring 0 runs.
+    pub ring0: Ring0,
+    /// Most vCPUs a guest can have.
+    pub max_vcpus: u32,
+    /// Frequency of the guest's TSC in kHz.
+    pub tsc_khz: u64,
+    /// Release of the host's kernel.
+    pub kernel: String,
+}
+
+/// Looks at the host, with a guest that is never started.
+///
+/// # Errors
+///
+/// [`Error::Host`] if it cannot run guests, with what to do about it.
+pub fn facts() -> Result<Facts, Error> {
+    let mut vm = Vm::create(SMALL, 1, Kernel::embedded())?;
+    let max_vcpus = u32::try_from(open_kvm()?.get_max_vcpus()).unwrap_or(u32::MAX);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Ok(Facts {
+        ring0: vm.ring0()?,
+        max_vcpus,
+        tsc_khz: vm.tsc_khz(),
+        kernel: release.trim().into(),
+    })
+}
+
+/// Opens `/dev/kvm`.
+pub(crate) fn open_kvm() -> Result<Kvm, Error> {
+    let kvm = Kvm::new().map_err(|error| {
+        let advice = match error.errno() {
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => {
+                "load the kvm_intel or kvm_amd module, turn virtualisation on in the firmware, or give the container \
+                 the device"
+            }
+            libc::EACCES | libc::EPERM => "join the group that owns it, usually kvm, or run as root",
+            _ => "see the kernel's log",
+        };
+        Error::Host(format!("cannot open /dev/kvm ({error}): {advice}"))
+    })?;
+    match kvm.get_api_version() {
+        12 => Ok(kvm),
+        other => Err(Error::Host(format!(
+            "this KVM speaks version {other} of its API, not 12: use a Linux of this century"
+        ))),
+    }
+}

@@ -1,0 +1,144 @@
+//! What the host did with the vCPU threads, from its own books in `/proc`.
+
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use libc::pid_t;
+
+use crate::outcome::HostTime;
+
+/// The threads to account for, and what their books said when the measurement began.
+#[derive(Default)]
+pub(crate) struct Accounts {
+    threads: Mutex<Vec<pid_t>>,
+    edges: Mutex<Edges>,
+}
+
+#[derive(Default)]
+struct Edges {
+    begin: Option<HostTime>,
+    measured: Option<HostTime>,
+}
+
+impl Accounts {
+    /// Adds the calling thread.
+    pub(crate) fn add_this_thread(&self) {
+        // SAFETY: has no preconditions.
+        let id = unsafe { libc::gettid() };
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(id);
+    }
+
+    /// The measurement begins. A guest that says so again starts over.
+    pub(crate) fn begin(&self) {
+        let now = self.read();
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner).begin = Some(now);
+    }
+
+    /// The measurement ends; without a beginning there is nothing to tell.
+    pub(crate) fn end(&self) {
+        let now = self.read();
+        let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        edges.measured = edges.begin.map(|begin| difference(begin, now));
+    }
+
+    /// What was used between begin and end.
+    pub(crate) fn measured(&self) -> Option<HostTime> {
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner).measured
+    }
+
+    /// The sum of the threads' books at this moment.
+    fn read(&self) -> HostTime {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.iter().map(|thread| read_thread(*thread)).fold(
+            HostTime {
+                steal: Some(Duration::ZERO),
+                preemptions: Some(0),
+                ..HostTime::default()
+            },
+            |sum, one| HostTime {
+                cpu: sum.cpu + one.cpu,
+                steal: sum.steal.zip(one.steal).map(|(a, b)| a + b),
+                preemptions: sum.preemptions.zip(one.preemptions).map(|(a, b)| a + b),
+            },
+        )
+    }
+}
+
+fn difference(begin: HostTime, end: HostTime) -> HostTime {
+    HostTime {
+        cpu: end.cpu.saturating_sub(begin.cpu),
+        steal: end
+            .steal
+            .zip(begin.steal)
+            .map(|(end, begin)| end.saturating_sub(begin)),
+        preemptions: end
+            .preemptions
+            .zip(begin.preemptions)
+            .map(|(end, begin)| end.saturating_sub(begin)),
+    }
+}
+
+/// One thread's CPU time and run-queue delay (`schedstat`) and involuntary context switches (`status`).
+fn read_thread(thread: pid_t) -> HostTime {
+    let file =
+        |name: &str| fs::read_to_string(format!("/proc/self/task/{thread}/{name}")).unwrap_or_default();
+    let schedstat = file("schedstat");
+    let mut fields = schedstat
+        .split_ascii_whitespace()
+        .map(|field| field.parse().map(Duration::from_nanos));
+    let cpu = fields.next().and_then(Result::ok);
+    let steal = fields.next().and_then(Result::ok);
+    let preemptions = file("status")
+        .lines()
+        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"))
+        .and_then(|count| count.trim().parse().ok());
+    HostTime {
+        cpu: cpu.unwrap_or_default(),
+        steal,
+        preemptions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn counts_the_cpu_time_of_its_threads_between_begin_and_end() {
+        let accounts = Accounts::default();
+        accounts.end();
+        assert_eq!(
+            accounts.measured(),
+            None,
+            "an end without a beginning tells nothing"
+        );
+        accounts.add_this_thread();
+        accounts.begin();
+        let start = Instant::now();
+        while read_thread_cpu() < Duration::from_millis(20) && start.elapsed() < Duration::from_secs(60) {}
+        accounts.end();
+        let measured = accounts.measured().unwrap();
+        assert!(measured.cpu >= Duration::from_millis(5), "{measured:?}");
+        assert!(
+            measured.cpu <= start.elapsed() + Duration::from_millis(100),
+            "{measured:?}"
+        );
+    }
+
+    /// CPU time of this thread, by another clock than the one under test.
+    fn read_thread_cpu() -> Duration {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the pointer is valid for a timespec.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+}

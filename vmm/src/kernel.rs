@@ -1,0 +1,285 @@
+//! Guest images: what is embedded, what a file must be, and which function an address lies in.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use abi::boot::{HOLE, KERNEL_BASE, Region};
+use abi::note;
+use elf::ElfBytes;
+use elf::abi::{EM_X86_64, PF_W, PF_X, PT_LOAD, PT_NOTE, STT_FUNC};
+use elf::endian::LittleEndian;
+use elf::note::Note;
+use linux_loader::loader::KernelLoader;
+
+use crate::error::Error;
+use crate::memory::GuestMemory;
+use crate::page_tables::Access;
+
+/// Largest image that is read: a file named by mistake must not fill the host's memory.
+const MAX_FILE: u64 = 256 << 20;
+
+/// A guest image, checked: a static x86-64 ELF that carries the interface's version note.
+pub struct Kernel {
+    file: Cow<'static, [u8]>,
+    entry: u64,
+    segments: Vec<Segment>,
+    /// Functions by address, ascending.
+    symbols: Vec<Symbol>,
+}
+
+/// A loadable segment.
+pub(crate) struct Segment {
+    pub(crate) region: Region,
+    pub(crate) access: Access,
+}
+
+struct Symbol {
+    start: u64,
+    size: u64,
+    name: String,
+}
+
+impl Kernel {
+    /// The kernel that this program was built with.
+    pub fn embedded() -> &'static Self {
+        static EMBEDDED: LazyLock<Kernel> = LazyLock::new(|| {
+            let file: &'static [u8] = include_bytes!(env!("PVLAB_GUEST_ELF"));
+            Kernel::parse(file.into()).expect("the embedded guest is one of ours, and tests launch it")
+        });
+        &EMBEDDED
+    }
+
+    /// Reads an image from a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if it cannot be read, or is anything else than a guest built on this version of `vmm/abi`.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |why: String| Error::Usage(format!("cannot launch '{}': {why}", path.display()));
+        let metadata = fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+        if !metadata.is_file() || metadata.len() > MAX_FILE {
+            return Err(fail(
+                "it is not a regular file of at most 256 MiB; name a pvlab guest ELF".into(),
+            ));
+        }
+        let file = fs::read(path).map_err(|error| fail(error.to_string()))?;
+        Self::parse(file.into()).map_err(|why| fail(format!("{why}; name an ELF built on pvlab's vmm/abi")))
+    }
+
+    /// Checks and takes apart an ELF file.
+    fn parse(file: Cow<'static, [u8]>) -> Result<Self, String> {
+        let elf =
+            ElfBytes::<LittleEndian>::minimal_parse(&file).map_err(|_| "it is not a 64-bit ELF file")?;
+        if elf.ehdr.e_machine != EM_X86_64 {
+            return Err("it is not an x86-64 ELF file".into());
+        }
+        check_version(&elf)?;
+        let headers = elf.segments().ok_or("it has no segments")?;
+        let mut segments = Vec::new();
+        for header in headers
+            .iter()
+            .filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0)
+        {
+            let end = header.p_paddr.checked_add(header.p_memsz);
+            if header.p_paddr != header.p_vaddr
+                || header.p_paddr < KERNEL_BASE
+                || header.p_filesz > header.p_memsz
+                || end.is_none_or(|end| end > HOLE)
+            {
+                return Err(format!(
+                    "a segment at {:#x} lies outside the kernel's addresses",
+                    header.p_paddr
+                ));
+            }
+            let access = Access {
+                write: header.p_flags & PF_W != 0,
+                execute: header.p_flags & PF_X != 0,
+            };
+            segments.push(Segment {
+                region: Region {
+                    base: header.p_paddr,
+                    len: header.p_memsz,
+                },
+                access,
+            });
+        }
+        let entry = elf.ehdr.e_entry;
+        let contains = |segment: &Segment| entry.wrapping_sub(segment.region.base) < segment.region.len;
+        if !segments
+            .iter()
+            .any(|segment| segment.access.execute && contains(segment))
+        {
+            return Err(format!("its entry point {entry:#x} is not in a code segment"));
+        }
+        let symbols = functions(&elf);
+        Ok(Self {
+            file,
+            entry,
+            segments,
+            symbols,
+        })
+    }
+
+    /// Where vCPUs start.
+    pub(crate) fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// The first address after the image.
+    pub(crate) fn end(&self) -> u64 {
+        self.segments
+            .iter()
+            .map(|segment| crate::layout::end(segment.region))
+            .max()
+            .unwrap_or(KERNEL_BASE)
+    }
+
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Copies the image into guest memory.
+    pub(crate) fn load(&self, memory: &GuestMemory) -> Result<(), Error> {
+        let mut file = Cursor::new(&self.file[..]);
+        linux_loader::loader::Elf::load(memory.backend(), None, &mut file, None)
+            .map(|_| ())
+            .map_err(|error| {
+                Error::Usage(format!(
+                    "cannot load the guest image ({error}): is it a whole ELF file?"
+                ))
+            })
+    }
+
+    /// `address` for people: in hexadecimal, with the function it lies in, if it lies in one.
+    pub(crate) fn describe(&self, address: u64) -> String {
+        let mut text = format!("{address:#x}");
+        let after = self.symbols.partition_point(|symbol| symbol.start <= address);
+        if let Some(symbol) = after.checked_sub(1).map(|i| &self.symbols[i])
+            && address - symbol.start < symbol.size.max(1)
+        {
+            let _ = write!(
+                text,
+                " ({:#}+{:#x})",
+                rustc_demangle::demangle(&symbol.name),
+                address - symbol.start
+            );
+        }
+        text
+    }
+}
+
+/// Looks for the version note and compares.
+fn check_version(elf: &ElfBytes<'_, LittleEndian>) -> Result<(), String> {
+    let headers = elf.segments().ok_or("it has no segments")?;
+    for header in headers.iter().filter(|header| header.p_type == PT_NOTE) {
+        let notes = elf
+            .segment_data_as_notes(&header)
+            .map_err(|_| "its notes are damaged")?;
+        for found in notes {
+            let Note::Unknown(found) = found else { continue };
+            if found.n_type == u64::from(note::TYPE_VERSION)
+                && found.name.trim_ascii_end() == note::NAME.as_bytes()
+                || found.name_str().is_ok_and(|name| name == note::NAME)
+            {
+                let version = <[u8; 4]>::try_from(found.desc).map(u32::from_le_bytes);
+                return match version {
+                    Ok(abi::VERSION) => Ok(()),
+                    Ok(other) => Err(format!(
+                        "it speaks version {other} of the interface, not {}",
+                        abi::VERSION
+                    )),
+                    Err(_) => Err("its version note is damaged".into()),
+                };
+            }
+        }
+    }
+    Err("it carries no pvlab version note".into())
+}
+
+/// The symbol table's functions; none where there is no table, or a damaged one.
+fn functions(elf: &ElfBytes<'_, LittleEndian>) -> Vec<Symbol> {
+    let Ok(Some((table, names))) = elf.symbol_table() else {
+        return Vec::new();
+    };
+    let mut symbols: Vec<_> = table
+        .iter()
+        .filter(|symbol| symbol.st_symtype() == STT_FUNC)
+        .filter_map(|symbol| {
+            let name = names.get(symbol.st_name as usize).ok()?.to_owned();
+            Some(Symbol {
+                start: symbol.st_value,
+                size: symbol.st_size,
+                name,
+            })
+        })
+        .collect();
+    symbols.sort_by_key(|symbol| symbol.start);
+    symbols
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_function_an_address_lies_in() {
+        let kernel = Kernel::embedded();
+        let main = kernel
+            .symbols
+            .iter()
+            .find(|symbol| symbol.name.contains("kernel_main"))
+            .unwrap();
+        assert!(
+            kernel.describe(main.start + 1).ends_with("kernel_main+0x1)"),
+            "{}",
+            kernel.describe(main.start + 1)
+        );
+        assert_eq!(kernel.describe(1), "0x1");
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_guest() {
+        let embedded = &Kernel::embedded().file;
+        let refusal = |file: Vec<u8>| Kernel::parse(file.into()).err().expect("must be refused");
+        assert!(refusal(b"#!/bin/sh\n".to_vec()).contains("not a 64-bit ELF"));
+        assert!(refusal(Vec::new()).contains("not a 64-bit ELF"));
+        assert!(refusal(embedded[..64].to_vec()).len() > 5);
+
+        // Another machine, another version, an entry point outside.
+        let mut file = embedded.to_vec();
+        file[18] = 3;
+        assert!(refusal(file).contains("x86-64"));
+        let note = embedded
+            .windows(8)
+            .position(|window| window == b"pvlab\0\0\0")
+            .unwrap();
+        let mut file = embedded.to_vec();
+        file[note + 8] ^= 0x40;
+        assert!(
+            refusal(file).contains("version 65 "),
+            "names the version it found"
+        );
+        let mut file = embedded.to_vec();
+        file[note] = b'x';
+        assert!(refusal(file).contains("no pvlab version note"));
+        let mut file = embedded.to_vec();
+        file[24..32].copy_from_slice(&0x1000u64.to_le_bytes());
+        assert!(refusal(file).contains("entry point 0x1000"));
+    }
+
+    #[test]
+    fn no_damaged_file_panics() {
+        let embedded = &Kernel::embedded().file;
+        for position in 0..256.min(embedded.len()) {
+            for value in [0, 0x7f, 0xff] {
+                let mut file = embedded.to_vec();
+                file[position] = value;
+                let _ = Kernel::parse(file.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A minimal VMM on KVM: launches small SMP guests and tells what vCPU preemption did to their locks.
+//!
+//! [`launch`] is the whole of it: a [`Config`] and a [`Kernel`] in, an [`Outcome`] out.
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`config`], [`outcome`], [`error`] | what goes in, and what comes out |
+//! | `vm` | a launch from beginning to end: VM, memory, vCPUs, threads |
+//! | `vcpu` | the exit loop |
+//! | `hypercall` | what the guest's port accesses do |
+//! | `latch` | where a halted vCPU sleeps, and why no wake-up is lost |
+//! | `signal` | getting a thread out of `KVM_RUN`, and why no signal is lost |
+//! | `machine` | what the threads of one launch share |
+//! | `control` | the event loop beside the vCPUs: end, time-out, user, console input |
+//! | `console` | the guest's serial port |
+//! | `layout`, `memory`, `page_tables`, `registers` | the machine a vCPU finds when it starts |
+//! | `kernel` | guest images: the embedded one, files, symbols |
+//! | `probe`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
+//! | `diagnosis` | why a run ended, in words |
+//! | [`results`] | what was measured, in the units people and programs read |
+//! | [`cli`], [`units`], `table` | the `vmm` program: arguments, tables, JSON |
+//!
+//! **A hostile guest.** Everything a guest can choose, it chooses through a port access (`hypercall`), a shared page or
+//! the report it leaves. Port arguments are checked where they are used and counted when refused; memory is read through
+//! vm-memory, at addresses that `layout` chose, never at the guest's; numbers in the report are only ever added,
+//! compared and printed. What it prints is remembered up to a bound and escaped.
+
+mod affinity;
+pub mod cli;
+pub mod config;
+mod console;
+mod control;
+mod diagnosis;
+pub mod error;
+pub mod host;
+mod host_time;
+mod hypercall;
+mod kernel;
+mod latch;
+mod layout;
+mod machine;
+mod memory;
+pub mod outcome;
+mod page_tables;
+mod probe;
+mod registers;
+pub mod results;
+mod signal;
+mod table;
+pub mod units;
+mod vcpu;
+mod vm;
+
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+
+pub use config::{Config, PlantedFault, Ring, Spin};
+pub use error::Error;
+pub use kernel::Kernel;
+pub use outcome::{Ended, GuestReport, HostTime, Outcome};
+pub use vm::launch;
+
+/// A launch's connections to the outside.
+pub struct Io<'a> {
+    /// When this becomes readable, the guest is stopped. Never read: one descriptor stops every later launch as well.
+    pub stop: Option<BorrowedFd<'a>>,
+    /// Where the guest's console output goes. Called on vCPU threads; a guest that prints waits for it.
+    pub console: Box<dyn Write + Send>,
+    /// Where console input comes from.
+    pub input: Option<BorrowedFd<'a>>,
+}

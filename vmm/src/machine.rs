@@ -1,0 +1,120 @@
+//! What the vCPU threads and the control side of one launch share.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use kvm_bindings::kvm_regs;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::config::PlantedFault;
+use crate::console::Console;
+use crate::host_time::Accounts;
+use crate::latch::Latch;
+use crate::layout::Layout;
+use crate::memory::GuestMemory;
+
+/// Why a vCPU ended the run for all.
+#[derive(Clone, Debug)]
+pub(crate) enum Cause {
+    /// The guest said so, with this code.
+    Exit(u32),
+    /// A vCPU cannot go on.
+    Crash(Crash),
+}
+
+/// A vCPU that cannot go on.
+#[derive(Clone, Debug)]
+pub(crate) struct Crash {
+    pub(crate) vcpu: u32,
+    /// The processor shut down in a triple fault, which is the guest's doing, not an exit that the VMM has no use for.
+    pub(crate) shutdown: bool,
+    /// What it did: the rest of a sentence that begins with the vCPU.
+    pub(crate) what: String,
+    pub(crate) registers: kvm_regs,
+}
+
+/// One guest's shared state.
+pub(crate) struct Machine {
+    pub(crate) memory: GuestMemory,
+    pub(crate) layout: Layout,
+    pub(crate) latches: Vec<Latch>,
+    pub(crate) console: Console,
+    pub(crate) accounts: Accounts,
+    pub(crate) planted_fault: Option<PlantedFault>,
+    /// Requests of the guest's that were refused because their argument made no sense.
+    rejected: AtomicU64,
+    /// Why the run is over: the first cause counts.
+    cause: Mutex<Option<Cause>>,
+    /// Readable once there is a cause: what the control side waits for.
+    pub(crate) ended: EventFd,
+    /// Set before `stop` is written and before any thread is signalled.
+    stopping: AtomicBool,
+    /// Readable from the moment the vCPUs are to stop; never read.
+    pub(crate) stop: EventFd,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        memory: GuestMemory,
+        layout: Layout,
+        vcpus: u32,
+        console: Box<dyn Write + Send>,
+        planted_fault: Option<PlantedFault>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            memory,
+            layout,
+            latches: (0..vcpus).map(|_| Latch::new()).collect::<io::Result<_>>()?,
+            console: Console::new(console)?,
+            accounts: Accounts::default(),
+            planted_fault,
+            rejected: AtomicU64::new(0),
+            cause: Mutex::new(None),
+            ended: EventFd::new(EFD_NONBLOCK)?,
+            stopping: AtomicBool::new(false),
+            stop: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    /// Counts a request that was refused.
+    pub(crate) fn reject(&self) {
+        // Relaxed: a statistic, read after the threads were joined.
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Number of requests refused so far.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// A vCPU ends the run; only the first one's cause is kept.
+    pub(crate) fn end(&self, cause: Cause) {
+        self.cause
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(cause);
+        // Fails only if the counter is full, and then it is readable as well.
+        let _ = self.ended.write(1);
+    }
+
+    /// Why the run is over, if a vCPU ended it.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells vCPUs to stop: those that are parked, and those that look before they enter KVM. The ones inside need a
+    /// signal after this.
+    pub(crate) fn request_stop(&self) {
+        // Release: pairs with the load in `stopping`. A thread in the guest looks again after the signal, which is sent
+        // after this; one that is parked, after `stop` became readable.
+        self.stopping.store(true, Ordering::Release);
+        let _ = self.stop.write(1);
+    }
+
+    /// Whether vCPUs are to stop.
+    pub(crate) fn stopping(&self) -> bool {
+        // Acquire: pairs with the store in `request_stop`.
+        self.stopping.load(Ordering::Acquire)
+    }
+}

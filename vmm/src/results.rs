@@ -1,0 +1,113 @@
+//! The result of a run, as `--format json` writes it and the tables show it.
+//!
+//! The guest's part of it comes from an untrusted hand: any bit pattern makes a [`Run`], if not a meaningful one.
+//! Fields may be added, never renamed.
+
+mod run;
+mod statistics;
+
+use serde::Serialize;
+
+use crate::config::Ring;
+use crate::host::Facts;
+pub use run::{Measured, Preemptions, Run};
+pub use statistics::Percentiles;
+
+/// Everything one invocation measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Results {
+    /// Version of this schema.
+    pub schema: u32,
+    /// Where it was measured.
+    pub host: Host,
+    /// One for each launch, in order.
+    pub runs: Vec<Run>,
+}
+
+impl Results {
+    /// Version of the schema that [`Results`] describes.
+    pub const SCHEMA: u32 = 1;
+
+    /// The results of `runs`, on the host of `facts` with `pcpus` CPUs allowed, in guests that ran in `ring`.
+    pub fn new(facts: &Facts, pcpus: usize, ring: Ring, runs: Vec<Run>) -> Self {
+        let host = Host {
+            kvm: if facts.ring0.emulated {
+                Kvm::Emulated
+            } else {
+                Kvm::Native
+            },
+            ring0_ns_per_instruction: facts.ring0.ns_per_instruction,
+            guest_ring: ring as u8,
+            pcpus,
+            tsc_khz: facts.tsc_khz,
+            kernel: facts.kernel.clone(),
+        };
+        Self {
+            schema: Self::SCHEMA,
+            host,
+            runs,
+        }
+    }
+}
+
+/// The host, as far as it matters to results.
+#[derive(Clone, Debug, Serialize)]
+pub struct Host {
+    /// How its KVM runs ring 0.
+    pub kvm: Kvm,
+    /// What an instruction costs in ring 0, in nanoseconds.
+    pub ring0_ns_per_instruction: f64,
+    /// The ring the guest kernel ran in.
+    pub guest_ring: u8,
+    /// CPUs in the process's affinity mask.
+    pub pcpus: usize,
+    /// Frequency of the TSC in kHz.
+    pub tsc_khz: u64,
+    /// Release of the host's kernel.
+    pub kernel: String,
+}
+
+/// How a KVM runs ring 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kvm {
+    /// At speed.
+    Native,
+    /// Instruction by instruction.
+    Emulated,
+}
+
+/// How a run ended, its own checks included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exit {
+    /// To its end, and all checks passed.
+    Completed,
+    /// Stopped by the time-out.
+    Timeout,
+    /// The guest panicked.
+    Panic,
+    /// The guest took an exception it could not handle.
+    Fault,
+    /// To its end, but critical sections overlapped.
+    Violation,
+    /// Anything else.
+    Error,
+}
+
+impl Exit {
+    /// The word for it in results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Timeout => "timeout",
+            Self::Panic => "panic",
+            Self::Fault => "fault",
+            Self::Violation => "violation",
+            Self::Error => "error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! One launch's part of the results.
+
+use abi::config::{LockKind, Workload};
+use abi::report::VcpuReport;
+use pvlock::Event;
+use serde::{Serialize, Serializer};
+
+use super::Exit;
+use super::statistics::{self, Clock, Percentiles};
+use crate::config::{Config, nanos};
+use crate::outcome::{Ended, Outcome};
+
+/// One launch. Times are in nanoseconds, numbers are sums over the vCPUs unless they say otherwise, and zero in a run
+/// that did not reach its end.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// The lock; null where the workload takes none.
+    #[serde(serialize_with = "lock_name")]
+    pub lock: Option<LockKind>,
+    /// What the vCPUs did.
+    #[serde(serialize_with = "workload_name")]
+    pub workload: Workload,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Number of CPUs they shared.
+    pub pcpus: usize,
+    /// Whether every vCPU was bound to one of them.
+    pub pinned: bool,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// How vCPUs were kicked.
+    pub kick: &'static str,
+    /// How long the workload was to be repeated.
+    pub duration_ns: u64,
+    /// Length of a critical section.
+    pub hold_ns: u64,
+    /// Length of the pause between release and the next acquisition.
+    pub think_ns: u64,
+    /// Seed of everything random in the guest.
+    pub seed: u64,
+    /// From the start of the launch until the first vCPU ran.
+    pub setup_ns: u64,
+    /// How it ended.
+    pub exit: Exit,
+    /// One line on that; may be empty.
+    pub detail: String,
+    /// Guest requests that made no sense and were refused.
+    pub rejected: u64,
+    /// CPU time of the vCPU threads during the workload; null if it was not measured.
+    pub cpu_ns: Option<u64>,
+    /// Time they were ready to run but waited for a CPU; null where the host does not tell.
+    pub steal_ns: Option<u64>,
+    /// How often they lost their CPU without asking to; null where the host does not tell.
+    pub natural_preemptions: Option<u64>,
+    /// How often they were stopped on purpose.
+    pub preemptions: Preemptions,
+    /// What the guest measured.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// Injected preemptions by what they hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Preemptions {
+    /// A vCPU that held a lock.
+    pub holder: u64,
+    /// A vCPU that waited for one.
+    pub waiter: u64,
+    /// A vCPU that did neither.
+    pub other: u64,
+}
+
+/// The guest's measurements of one run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Measured {
+    /// How long the workload took.
+    pub elapsed_ns: u64,
+    /// Critical sections, or hand-offs of the ping-pong.
+    pub acquisitions: u64,
+    /// The same by vCPU.
+    pub per_vcpu: Vec<u64>,
+    /// Acquisitions per second.
+    pub throughput_per_sec: f64,
+    /// At least as many critical sections overlapped with another.
+    pub exclusion_violations: u64,
+    /// Jain's fairness index of `per_vcpu`.
+    pub jain_index: f64,
+    /// The longest wait for the lock.
+    pub longest_wait_ns: u64,
+    /// Waits for the lock.
+    pub wait_ns: Percentiles,
+    /// Times it was held.
+    pub held_ns: Percentiles,
+    /// Time in the slow paths of locks, less that asleep.
+    pub spin_ns: u64,
+    /// Time asleep in HLT.
+    pub halted_ns: u64,
+    /// Number of HLTs.
+    pub halts: u64,
+    /// Number of kicks sent.
+    pub kicks: u64,
+    /// The spin budget in use; null if it is in iterations.
+    pub spin_budget_ns: Option<u64>,
+    /// The spin budget in use; null if it is in nanoseconds.
+    pub spin_budget_iterations: Option<u64>,
+    /// What the guest measured a halt, kick and wake-up to cost; null if it did not measure.
+    pub wake_cost_ns: Option<u64>,
+    /// Lock events by their Linux names.
+    #[serde(serialize_with = "events")]
+    pub events: Vec<(&'static str, u64)>,
+}
+
+impl Run {
+    /// What a launch of `config` came to.
+    pub fn new(config: &Config, outcome: &Outcome) -> Self {
+        let measured = Measured::new(config, outcome);
+        let (exit, detail) = match outcome.ended {
+            Ended::Completed if measured.exclusion_violations > 0 => {
+                (Exit::Violation, measured.violation_detail())
+            }
+            Ended::Completed => (Exit::Completed, outcome.detail.clone()),
+            Ended::Timeout => (Exit::Timeout, outcome.detail.clone()),
+            Ended::Panic => (Exit::Panic, outcome.detail.clone()),
+            Ended::Fault => (Exit::Fault, outcome.detail.clone()),
+            Ended::Error | Ended::Interrupted => (Exit::Error, outcome.detail.clone()),
+        };
+        let host_time = outcome.host_time.as_ref();
+        Self {
+            lock: (config.workload == Workload::Lock).then_some(config.lock),
+            workload: config.workload,
+            vcpus: config.vcpus,
+            pcpus: config.pcpus.len(),
+            pinned: config.pin,
+            memory: config.memory,
+            kick: "pio",
+            duration_ns: nanos(config.duration),
+            hold_ns: nanos(config.hold),
+            think_ns: nanos(config.think),
+            seed: config.seed,
+            setup_ns: nanos(outcome.setup),
+            exit,
+            detail,
+            rejected: outcome.rejected,
+            cpu_ns: host_time.map(|time| nanos(time.cpu)),
+            steal_ns: host_time.and_then(|time| time.steal).map(nanos),
+            natural_preemptions: host_time.and_then(|time| time.preemptions),
+            preemptions: Preemptions::default(),
+            measured,
+        }
+    }
+
+    /// Whether it ran to its end and passed all checks, so that its numbers may be
+    /// compared with those of other runs.
+    pub fn completed(&self) -> bool {
+        self.exit == Exit::Completed
+    }
+
+    /// Whether there are numbers at all: the workload ran to its end, whatever the checks say.
+    pub fn counted(&self) -> bool {
+        matches!(self.exit, Exit::Completed | Exit::Violation)
+    }
+
+    /// What it is called in messages.
+    pub fn name(&self) -> String {
+        match self.lock {
+            Some(lock) => format!("lock '{}'", lock.name()),
+            None => format!("workload '{}'", self.workload.name()),
+        }
+    }
+}
+
+impl Measured {
+    fn new(config: &Config, outcome: &Outcome) -> Self {
+        let Some(report) = &outcome.report else {
+            return Self::default();
+        };
+        let (run, vcpus) = (&report.run, report.vcpus.as_slice());
+        let clock = Clock { khz: outcome.tsc_khz };
+        let sum = |field: fn(&VcpuReport) -> u64| statistics::sum(vcpus.iter().map(field));
+        let per_vcpu: Vec<u64> = vcpus.iter().map(|vcpu| vcpu.acquisitions).collect();
+        let longest_wait = vcpus
+            .iter()
+            .map(|vcpu| vcpu.longest_wait_cycles)
+            .max()
+            .unwrap_or(0);
+        let elapsed_ns = clock.ns(run.elapsed_cycles);
+        let acquisitions = sum(|vcpu| vcpu.acquisitions);
+        Self {
+            elapsed_ns,
+            acquisitions,
+            throughput_per_sec: statistics::per_second(acquisitions, elapsed_ns),
+            exclusion_violations: match config.workload {
+                Workload::Lock => statistics::violations(run.plain_counter, vcpus),
+                _ => 0,
+            },
+            jain_index: statistics::jain_index(&per_vcpu),
+            per_vcpu,
+            longest_wait_ns: clock.ns(longest_wait),
+            wait_ns: Percentiles::new(vcpus.iter().map(|vcpu| &vcpu.wait), Some(longest_wait), clock),
+            held_ns: Percentiles::new(vcpus.iter().map(|vcpu| &vcpu.held), None, clock),
+            spin_ns: clock.ns(sum(|vcpu| vcpu.spin_cycles)),
+            halted_ns: clock.ns(sum(|vcpu| vcpu.halted_cycles)),
+            halts: sum(|vcpu| vcpu.halts),
+            kicks: sum(|vcpu| vcpu.kicks),
+            spin_budget_ns: measured(run.spin_budget_cycles).map(|cycles| clock.ns(cycles)),
+            spin_budget_iterations: measured(run.spin_budget_iterations),
+            wake_cost_ns: measured(run.wake_cost_cycles).map(|cycles| clock.ns(cycles)),
+            events: (Event::ALL.iter().enumerate())
+                .map(|(i, event)| {
+                    let counts = vcpus.iter().filter_map(|vcpu| vcpu.events.get(i).copied());
+                    (event.name(), statistics::sum(counts))
+                })
+                .collect(),
+        }
+    }
+
+    fn violation_detail(&self) -> String {
+        let (overlapped, all) = (self.exclusion_violations, self.acquisitions);
+        format!("exclusion violated: {overlapped} of {all} critical sections overlapped with another")
+    }
+}
+
+/// In the guest's report, 0 stands for what was not measured or does not apply.
+fn measured(value: u64) -> Option<u64> {
+    (value != 0).then_some(value)
+}
+
+fn lock_name<S: Serializer>(lock: &Option<LockKind>, serializer: S) -> Result<S::Ok, S::Error> {
+    lock.map(LockKind::name).serialize(serializer)
+}
+
+fn workload_name<S: Serializer>(workload: &Workload, serializer: S) -> Result<S::Ok, S::Error> {
+    workload.name().serialize(serializer)
+}
+
+fn events<S: Serializer>(events: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(events.iter().copied())
+}

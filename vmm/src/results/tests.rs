@@ -1,0 +1,238 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use abi::config::{LockKind, Workload};
+use abi::histogram::BUCKETS;
+use abi::report::{EVENTS, Report, VcpuReport};
+use pvlock::Event;
+
+use super::*;
+use crate::config::{Config, Spin};
+use crate::host::Ring0;
+use crate::outcome::{Ended, GuestReport, HostTime, Outcome};
+
+fn config(workload: Workload) -> Config {
+    Config {
+        vcpus: 2,
+        pcpus: vec![0],
+        pin: false,
+        memory: 64 << 20,
+        guest_ring: None,
+        workload,
+        lock: LockKind::QSpinlock,
+        duration: Duration::from_secs(2),
+        hold: Duration::from_nanos(100),
+        think: Duration::from_nanos(200),
+        spin: Spin::Default,
+        rounds: 0,
+        seed: 1,
+        timeout: Duration::from_secs(32),
+        planted_fault: None,
+    }
+}
+
+fn outcome(report: Option<GuestReport>) -> Outcome {
+    Outcome {
+        ended: if report.is_some() {
+            Ended::Completed
+        } else {
+            Ended::Panic
+        },
+        detail: String::new(),
+        ring: Ring::Three,
+        tsc_khz: 1_000_000,
+        report,
+        host_time: Some(HostTime {
+            cpu: Duration::from_millis(1990),
+            steal: None,
+            preemptions: Some(7),
+        }),
+        rejected: 0,
+        setup: Duration::from_millis(3),
+    }
+}
+
+fn report(plain_counter: u64, acquisitions: [u64; 2]) -> GuestReport {
+    let run = Report {
+        plain_counter,
+        elapsed_cycles: 2_000_000_000,
+        wake_cost_cycles: 80_000,
+        ..Report::default()
+    };
+    let vcpus = acquisitions.map(|acquisitions| VcpuReport {
+        acquisitions,
+        ..VcpuReport::default()
+    });
+    GuestReport {
+        run,
+        vcpus: vcpus.into(),
+    }
+}
+
+/// All of it is what a guest can write, and more than it ever should.
+fn garbage(word: u64) -> GuestReport {
+    let run = Report {
+        plain_counter: word,
+        elapsed_cycles: word,
+        wake_cost_cycles: word,
+        spin_budget_cycles: word,
+        spin_budget_iterations: word,
+    };
+    let vcpu = VcpuReport {
+        acquisitions: word,
+        intruders: word,
+        spin_cycles: word,
+        halted_cycles: word,
+        halts: word,
+        kicks: word,
+        longest_wait_cycles: word,
+        reserved: word,
+        events: [word; EVENTS],
+        wait: [word; BUCKETS],
+        held: [word; BUCKETS],
+    };
+    GuestReport {
+        run,
+        vcpus: vec![vcpu; 64],
+    }
+}
+
+fn results(run: Run) -> serde_json::Value {
+    let facts = Facts {
+        ring0: Ring0 {
+            emulated: true,
+            ns_per_instruction: 430.0,
+        },
+        max_vcpus: 64,
+        tsc_khz: 1_000_000,
+        kernel: "6.18.0".into(),
+    };
+    serde_json::to_value(Results::new(&facts, 2, Ring::Three, vec![run])).expect("results are plain data")
+}
+
+fn keys(value: &serde_json::Value) -> BTreeSet<&str> {
+    value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key.as_str())
+        .collect()
+}
+
+#[test]
+fn json_fields_keep_their_names() {
+    let json = results(Run::new(
+        &config(Workload::Lock),
+        &outcome(Some(report(30, [10, 20]))),
+    ));
+    assert_eq!(keys(&json), BTreeSet::from(["host", "runs", "schema"]));
+    let host = [
+        "guest_ring",
+        "kernel",
+        "kvm",
+        "pcpus",
+        "ring0_ns_per_instruction",
+        "tsc_khz",
+    ];
+    assert_eq!(keys(&json["host"]), BTreeSet::from(host));
+    let run = &json["runs"][0];
+    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit halted_ns halts held_ns \
+                 hold_ns jain_index kick kicks lock longest_wait_ns memory natural_preemptions pcpus per_vcpu pinned \
+                 preemptions rejected seed setup_ns spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns \
+                 throughput_per_sec vcpus wait_ns wake_cost_ns workload";
+    assert_eq!(keys(run), names.split_whitespace().collect());
+    let percentiles = BTreeSet::from(["max", "p50", "p90", "p99", "p999"]);
+    assert_eq!(keys(&run["wait_ns"]), percentiles);
+    assert_eq!(keys(&run["held_ns"]), percentiles);
+    assert_eq!(
+        keys(&run["preemptions"]),
+        BTreeSet::from(["holder", "other", "waiter"])
+    );
+    assert_eq!(
+        keys(&run["events"]),
+        Event::ALL.iter().map(|event| event.name()).collect()
+    );
+}
+
+#[test]
+fn numbers_are_those_of_the_report() {
+    let json = results(Run::new(
+        &config(Workload::Lock),
+        &outcome(Some(report(30, [10, 20]))),
+    ));
+    let run = &json["runs"][0];
+    assert_eq!(json["host"]["kvm"], "emulated");
+    assert_eq!(json["host"]["guest_ring"], 3);
+    assert_eq!(run["lock"], "qspinlock");
+    assert_eq!(run["workload"], "lock");
+    assert_eq!(run["acquisitions"], 30);
+    assert_eq!(run["per_vcpu"], serde_json::json!([10, 20]));
+    assert_eq!(run["throughput_per_sec"], 15.0);
+    assert_eq!(run["wake_cost_ns"], 80_000);
+    assert_eq!(run["spin_budget_ns"], serde_json::Value::Null);
+    assert_eq!(run["cpu_ns"], 1_990_000_000u64);
+    assert_eq!(run["steal_ns"], serde_json::Value::Null);
+    assert_eq!(run["natural_preemptions"], 7);
+    assert_eq!(run["exit"], "completed");
+}
+
+#[test]
+fn overlapping_critical_sections_make_a_violation() {
+    let run = Run::new(&config(Workload::Lock), &outcome(Some(report(27, [10, 20]))));
+    assert_eq!(
+        (run.exit, run.measured.exclusion_violations),
+        (Exit::Violation, 3)
+    );
+    assert_eq!(
+        run.detail,
+        "exclusion violated: 3 of 30 critical sections overlapped with another"
+    );
+    // The ping-pong has no critical sections.
+    assert_eq!(
+        Run::new(&config(Workload::PingPong), &outcome(Some(report(0, [10, 20])))).exit,
+        Exit::Completed
+    );
+}
+
+#[test]
+fn a_failed_run_has_all_fields() {
+    let failed = results(Run::new(&config(Workload::Lock), &outcome(None)));
+    let complete = results(Run::new(
+        &config(Workload::Lock),
+        &outcome(Some(report(30, [10, 20]))),
+    ));
+    assert_eq!(keys(&failed["runs"][0]), keys(&complete["runs"][0]));
+    assert_eq!(failed["runs"][0]["exit"], "panic");
+    assert_eq!(failed["runs"][0]["acquisitions"], 0);
+}
+
+#[test]
+fn exits_are_written_by_their_names() {
+    for exit in [
+        Exit::Completed,
+        Exit::Timeout,
+        Exit::Panic,
+        Exit::Fault,
+        Exit::Violation,
+        Exit::Error,
+    ] {
+        assert_eq!(serde_json::to_value(exit).expect("a string"), exit.name());
+    }
+}
+
+#[test]
+fn any_report_makes_a_result() {
+    for word in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+        for tsc_khz in [0, 1, 2_000_000, u64::MAX] {
+            let outcome = Outcome {
+                tsc_khz,
+                ..outcome(Some(garbage(word)))
+            };
+            let run = Run::new(&config(Workload::Lock), &outcome);
+            assert!(run.measured.throughput_per_sec.is_finite());
+            assert!(run.measured.jain_index <= 1.0 + 1e-9);
+            assert!(run.measured.wait_ns.p999 <= run.measured.wait_ns.max);
+            results(run);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A vCPU and the thread that runs it.
+
+use std::sync::Arc;
+
+use abi::vcpu_page::{VcpuPage, state};
+use kvm_bindings::kvm_regs;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::config::PlantedFault;
+use crate::hypercall::{self, Next};
+use crate::latch::Wake;
+use crate::machine::{Cause, Crash, Machine};
+use crate::signal;
+
+/// A vCPU, ready to run.
+pub(crate) struct Vcpu {
+    pub(crate) index: u32,
+    pub(crate) fd: VcpuFd,
+    pub(crate) machine: Arc<Machine>,
+}
+
+/// Where a vCPU was when it stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In its own code, at this address.
+    Guest { rip: u64 },
+    /// Asleep in HLT.
+    Halted,
+    /// KVM would not give it back, signal or not.
+    Kvm,
+}
+
+impl Vcpu {
+    /// Runs until the guest ends, or until the vCPU is told to stop. To be called on the vCPU's own thread.
+    pub(crate) fn run(mut self) -> Place {
+        let _registration = signal::Registration::new(&mut self.fd);
+        while !self.machine.stopping() {
+            let next = match self.fd.run() {
+                Ok(VcpuExit::IoOut(port, data)) => hypercall::write(&self.machine, port, data)
+                    .unwrap_or_else(|| {
+                        Next::Unexpected(format!("wrote {data:02x?} to port {port:#x}, where nothing is"))
+                    }),
+                Ok(VcpuExit::IoIn(port, data)) => match hypercall::read(&self.machine, port, data) {
+                    true => Next::Continue,
+                    false => Next::Unexpected(format!("read from port {port:#x}, where nothing is")),
+                },
+                Ok(VcpuExit::Hlt) => match self.park() {
+                    Wake::Kicked => Next::Continue,
+                    Wake::Stopped => return Place::Halted,
+                },
+                Ok(VcpuExit::Shutdown) => Next::Shutdown,
+                Ok(exit) => Next::Unexpected(describe(&exit)),
+                // The signal to stop, or another one: the loop looks.
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Continue,
+                Err(error) => Next::Unexpected(format!("cannot be run: {error}")),
+            };
+            if let Some(cause) = self.cause(next) {
+                self.machine.end(cause);
+                break;
+            }
+        }
+        Place::Guest {
+            rip: self.registers().rip,
+        }
+    }
+
+    /// HLT: sleeps until kicked, and tells the other vCPUs so.
+    fn park(&self) -> Wake {
+        let latch = &self.machine.latches[self.index as usize];
+        if self.machine.planted_fault == Some(PlantedFault::ForgetLatchedKicks) {
+            latch.clear();
+        }
+        self.set_preempted(1);
+        let wake = latch.park(&self.machine.stop);
+        self.set_preempted(0);
+        wake
+    }
+
+    /// Writes the hint in the vCPU's page.
+    fn set_preempted(&self, preempted: u32) {
+        let field = std::mem::offset_of!(VcpuPage, preempted) as u64;
+        self.machine
+            .memory
+            .store_hint(page(&self.machine, self.index) + field, preempted);
+    }
+
+    /// Why the run is over, if it is.
+    fn cause(&self, next: Next) -> Option<Cause> {
+        let crash = |shutdown, what| Crash {
+            vcpu: self.index,
+            shutdown,
+            what,
+            registers: self.registers(),
+        };
+        match next {
+            Next::Continue => None,
+            Next::Exit(code) => Some(Cause::Exit(code)),
+            Next::Shutdown => Some(Cause::Crash(crash(true, "shut down in a triple fault".into()))),
+            Next::Unexpected(what) => Some(Cause::Crash(crash(false, what))),
+        }
+    }
+
+    fn registers(&self) -> kvm_regs {
+        // Cannot fail for a vCPU that could be run; zeroes would be visible as such.
+        self.fd.get_regs().unwrap_or_default()
+    }
+}
+
+/// Address of the page shared with vCPU `index`.
+fn page(machine: &Machine, index: u32) -> u64 {
+    machine.layout.vcpu_pages.base + u64::from(index) * abi::PAGE_SIZE
+}
+
+/// What vCPU `index` last said it was doing with the lock.
+pub(crate) fn lock_state(machine: &Machine, index: u32) -> &'static str {
+    let field = std::mem::offset_of!(VcpuPage, state) as u64;
+    state::name(machine.memory.load_hint(page(machine, index) + field))
+}
+
+/// Where a vCPU took an exception that ended the run, by what the guest left in the vCPUs' pages.
+pub(crate) fn fault_rip(machine: &Machine) -> Option<u64> {
+    let field = std::mem::offset_of!(VcpuPage, fault_rip) as u64;
+    let rips =
+        (0..machine.latches.len() as u32).map(|index| machine.memory.load_hint(page(machine, index) + field));
+    rips.into_iter().find(|rip| *rip != 0)
+}
+
+/// A sentence on an exit that ends the run.
+fn describe(exit: &VcpuExit<'_>) -> String {
+    match exit {
+        VcpuExit::MmioRead(address, data) => {
+            format!("read {} bytes at {address:#x}, where no memory is", data.len())
+        }
+        VcpuExit::MmioWrite(address, data) => {
+            format!("wrote {data:02x?} to {address:#x}, where no memory is")
+        }
+        VcpuExit::InternalError => "did something that this host's KVM cannot emulate".into(),
+        VcpuExit::FailEntry(reason, _) => format!("could not be entered (hardware reason {reason:#x})"),
+        other => format!("made an exit nobody expects: {other:?}"),
+    }
+}
