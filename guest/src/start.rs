@@ -16,6 +16,7 @@ const GDT: usize = offset_of!(Cpu, gdt);
 global_asm!(
     ".section .text.start, \"ax\"",
     ".globl _start",
+    ".type _start, @function",
     "_start:", // rdi: BootInfo, rsi: index, rdx: area
     "xor ebp, ebp",
     "lea rsp, [rdx + {stack_top}]",

@@ -7,14 +7,14 @@
 
 #![cfg(loom)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lock_api::RawMutex;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicU32;
-use loom::sync::{Arc, Condvar, Mutex};
-use loom::thread::{self, JoinHandle};
+use loom::sync::{Condvar, Mutex};
+use loom::thread::{self, JoinHandle, LocalKey};
 use pvlock::{
     Barrier, Busted, CpuId, Event, Fault, HashEntry, LockHash, Mcs, PerCpu, Platform, PvQSpinlock, QSpinlock,
     SpinBudget, Tas, Ticket,
@@ -44,37 +44,43 @@ loom::lazy_static! {
     static ref HASH: LockHash = LockHash::new(&*ENTRIES);
 }
 
+type Handler = Box<dyn FnOnce()>;
+
 loom::thread_local! {
     static THIS_CPU: Cell<u32> = Cell::new(0);
     static TURNS: Cell<u32> = Cell::new(0);
+    static SLEEPS: Cell<u32> = Cell::new(0);
+    /// Runs in the next `relax`, or `wait`, of this thread: an interrupt.
+    static ON_RELAX: RefCell<Option<Handler>> = RefCell::new(None);
+    static ON_WAIT: RefCell<Option<Handler>> = RefCell::new(None);
+}
+
+fn run_handler(handler: &'static LocalKey<RefCell<Option<Handler>>>) {
+    if let Some(handler) = handler.with(|handler| handler.take()) {
+        handler();
+    }
 }
 
 /// How often a thread may spin.
-const MAX_TURNS: u32 = 12;
+const MAX_TURNS: u32 = 4;
 
-/// What a model's platform does wrong.
-#[derive(Clone, Copy, PartialEq)]
-enum Wrong {
-    Nothing,
-    WaiterDoesNotFence,
-    HolderDoesNotFence,
-    KicksAreNotLatched,
-}
+/// What a model's platform is like: constants, because enumerators cannot be const parameters.
+const CORRECT: u32 = 0;
+const WAKES_FOR_NO_REASON: u32 = 1;
+const KICKS_ARE_NOT_LATCHED: u32 = 2;
+const WAITER_DOES_NOT_FENCE: u32 = 3;
+const HOLDER_DOES_NOT_FENCE: u32 = 4;
 
-/// loom's threads. Numbers stand for enumerators, which cannot be const parameters.
-struct Model<const SPIN: u32, const WRONG: u32>;
+/// loom's threads, which spin `SPIN` turns before they sleep.
+struct Model<const SPIN: u32, const KIND: u32>;
 
-impl<const SPIN: u32, const WRONG: u32> Model<SPIN, WRONG> {
-    const WRONG: Wrong = match WRONG {
-        1 => Wrong::WaiterDoesNotFence,
-        2 => Wrong::HolderDoesNotFence,
-        3 => Wrong::KicksAreNotLatched,
-        _ => Wrong::Nothing,
-    };
-}
+type Correct = Model<1, CORRECT>;
+type Patient = Model<2, CORRECT>;
+type Restless = Model<1, WAKES_FOR_NO_REASON>;
 
-// SAFETY: each thread of a model sets a number of its own; kicks are latched, except in a model that shows why they must be.
-unsafe impl<const SPIN: u32, const WRONG: u32> Platform for Model<SPIN, WRONG> {
+// SAFETY: each thread of a model sets a number of its own, and handlers return to what they interrupt. Kicks are latched,
+// except in the model that shows why they must be.
+unsafe impl<const SPIN: u32, const KIND: u32> Platform for Model<SPIN, KIND> {
     fn this_cpu() -> CpuId {
         CpuId::new(THIS_CPU.with(Cell::get))
     }
@@ -88,22 +94,17 @@ unsafe impl<const SPIN: u32, const WRONG: u32> Platform for Model<SPIN, WRONG> {
     }
 
     fn wait(word: &AtomicU32, mask: u32, asleep: u32) {
-        let cpu = &MACHINE[Self::this_cpu().get() as usize];
-        let look = || word.load(Ordering::Relaxed) & mask == asleep;
-        if Self::WRONG == Wrong::KicksAreNotLatched {
-            // Looks before it can be kicked.
-            let sleep = look();
-            let mut kicked = cpu.kicked.lock().unwrap();
-            *kicked = false;
-            while sleep && !*kicked {
-                kicked = cpu.kick.wait(kicked).unwrap();
-            }
+        run_handler(&ON_WAIT);
+        if KIND == WAKES_FOR_NO_REASON && SLEEPS.with(|sleeps| sleeps.replace(sleeps.get() + 1)) == 0 {
             return;
         }
+        let look = || word.load(Ordering::Relaxed) & mask == asleep;
+        let cpu = &MACHINE[Self::this_cpu().get() as usize];
+        let early_look = KIND == KICKS_ARE_NOT_LATCHED && look();
         let mut kicked = cpu.kicked.lock().unwrap();
-        // The least that a platform must do: an earlier kick does not count.
+        // The least that a platform must do: a kick before the look does not count, one after it does.
         *kicked = false;
-        if look() {
+        if early_look || look() {
             while !*kicked {
                 kicked = cpu.kick.wait(kicked).unwrap();
             }
@@ -117,6 +118,7 @@ unsafe impl<const SPIN: u32, const WRONG: u32> Platform for Model<SPIN, WRONG> {
     }
 
     fn relax() {
+        run_handler(&ON_RELAX);
         // Two that spin could have their turns alternately for ever, while the one they wait for has none. A thread that
         // has spun this often ends the search for other ways to go on from here; loom is fair from then on.
         let turns = TURNS.with(|turns| turns.replace(turns.get() + 1));
@@ -138,15 +140,12 @@ unsafe impl<const SPIN: u32, const WRONG: u32> Platform for Model<SPIN, WRONG> {
         SpinBudget::Iterations(SPIN)
     }
 
-    const FAULT: Fault = match Self::WRONG {
-        Wrong::WaiterDoesNotFence => Fault::NoFenceBeforeSleep,
-        Wrong::HolderDoesNotFence => Fault::NoFenceAfterHandOver,
+    const FAULT: Fault = match KIND {
+        WAITER_DOES_NOT_FENCE => Fault::NoFenceBeforeSleep,
+        HOLDER_DOES_NOT_FENCE => Fault::NoFenceAfterHandOver,
         _ => Fault::None,
     };
 }
-
-type Correct = Model<1, 0>;
-type Patient = Model<2, 0>;
 
 /// How often each event happened, in all executions of a model.
 struct Totals(std::sync::Arc<[AtomicU64]>);
@@ -205,6 +204,11 @@ fn join(threads: Vec<JoinHandle<()>>) {
     }
 }
 
+/// Something for all threads of one execution. It is never dropped: loom cannot drop its types when it has found a deadlock.
+fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
 /// A lock, and something that loom allows only one thread at a time to touch.
 struct Guarded<R> {
     lock: R,
@@ -212,8 +216,8 @@ struct Guarded<R> {
 }
 
 impl<R: RawMutex> Guarded<R> {
-    fn new(lock: R) -> Arc<Guarded<R>> {
-        Arc::new(Guarded {
+    fn new(lock: R) -> &'static Guarded<R> {
+        leak(Guarded {
             lock,
             value: UnsafeCell::new(0),
         })
@@ -240,10 +244,7 @@ impl<R: RawMutex> Guarded<R> {
 /// All CPUs come for a free lock; CPU 0 more than once.
 fn come_together<R: RawMutex + 'static>(new: fn() -> R, others: u32, rounds_of_first: u32) {
     let guarded = Guarded::new(new());
-    let threads = start(others, {
-        let guarded = Arc::clone(&guarded);
-        move |_| guarded.lock_and_increment()
-    });
+    let threads = start(others, move |_| guarded.lock_and_increment());
     for _ in 0..rounds_of_first {
         guarded.lock_and_increment();
     }
@@ -255,10 +256,7 @@ fn come_together<R: RawMutex + 'static>(new: fn() -> R, others: u32, rounds_of_f
 fn come_to_a_held_lock<R: RawMutex + 'static>(new: fn() -> R, others: u32) {
     let guarded = Guarded::new(new());
     let guard = guarded.lock.lock();
-    let threads = start(others, {
-        let guarded = Arc::clone(&guarded);
-        move |_| guarded.lock_and_increment()
-    });
+    let threads = start(others, move |_| guarded.lock_and_increment());
     guarded.increment_and_unlock(guard);
     join(threads);
     guarded.is_free_after(others + 1);
@@ -267,10 +265,7 @@ fn come_to_a_held_lock<R: RawMutex + 'static>(new: fn() -> R, others: u32) {
 /// One of them by `try_lock`.
 fn try_to_lock<R: RawMutex + 'static>(new: fn() -> R) {
     let guarded = Guarded::new(new());
-    let threads = start(1, {
-        let guarded = Arc::clone(&guarded);
-        move |_| guarded.lock_and_increment()
-    });
+    let threads = start(1, move |_| guarded.lock_and_increment());
     let guard = guarded.lock.try_lock();
     let successes = u32::from(guard.is_some());
     if let Some(guard) = guard {
@@ -331,8 +326,132 @@ fn pvqspinlock_takes_every_way() {
     totals.saw(&[Event::PvWaitEarly, Event::PvHashHops, Event::LockSlowpath]);
 }
 
+/// Waiters look twice, and so see more of what the others do, before they sleep.
+#[test]
+fn pvqspinlock_with_some_patience() {
+    explore(3, || come_to_a_held_lock(PvQSpinlock::<Patient>::new, 2));
+}
+
+#[test]
+fn pvqspinlock_with_spurious_wakeups() {
+    explore(3, || come_to_a_held_lock(PvQSpinlock::<Restless>::new, 2));
+}
+
+/// Two heads enter themselves in the hash, which has one cache line for both, and the holder of both locks takes them out.
+#[test]
+fn two_locks_share_the_hash() {
+    explore(3, || {
+        let locks = [(); 2].map(|()| Guarded::new(PvQSpinlock::<Correct>::new()));
+        let guards = [locks[0].lock.lock(), locks[1].lock.lock()];
+        let threads = start(2, move |cpu| locks[cpu as usize - 1].lock_and_increment());
+        for (lock, guard) in locks.iter().zip(guards) {
+            lock.increment_and_unlock(guard);
+        }
+        join(threads);
+        locks.iter().for_each(|lock| lock.is_free_after(2));
+    })
+    .saw(&[Event::PvWaitHead, Event::PvKickUnlock]);
+}
+
+/// A waiter is interrupted, by a handler that waits for another lock: while it spins, or when it is about to sleep. The kick for
+/// the first lock may end the sleep for the second.
+fn interrupt(at: &'static LocalKey<RefCell<Option<Handler>>>) -> Totals {
+    explore(3, move || {
+        let (outer, inner) = (
+            Guarded::new(PvQSpinlock::<Correct>::new()),
+            Guarded::new(PvQSpinlock::<Correct>::new()),
+        );
+        let guards = (outer.lock.lock(), inner.lock.lock());
+        let threads = start(1, move |_| {
+            at.with(|handler| handler.replace(Some(Box::new(|| inner.lock_and_increment()))));
+            outer.lock_and_increment();
+            // If it did not have to wait, or not at that place, there was no interrupt.
+            at.with(|handler| drop(handler.take()));
+        });
+        outer.increment_and_unlock(guards.0);
+        inner.increment_and_unlock(guards.1);
+        join(threads);
+        outer.is_free_after(2);
+        assert!(!inner.lock.is_locked());
+    })
+}
+
+#[test]
+fn pvqspinlock_interrupted_while_it_spins() {
+    interrupt(&ON_RELAX).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
+}
+
+#[test]
+fn pvqspinlock_interrupted_before_it_sleeps() {
+    interrupt(&ON_WAIT).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
+}
+
+/// What each CPU did before the barrier is seen by each after it, and one of them is told that it was the last.
+fn meet(cpus: u32, rounds: u32, preemptions: usize) {
+    explore(preemptions, move || {
+        let barrier = leak(Barrier::<Correct>::new());
+        let done: &[UnsafeCell<u32>] = leak((0..cpus).map(|_| UnsafeCell::new(0)).collect::<Vec<_>>());
+        let lasts = leak(std::sync::atomic::AtomicU32::new(0));
+        let body = move |cpu: u32| {
+            for round in 1..=rounds {
+                // SAFETY: loom checks that nobody uses it meanwhile.
+                done[cpu as usize].with_mut(|mine| unsafe { *mine = round });
+                if barrier.wait(cpus) {
+                    lasts.fetch_add(1, Ordering::Relaxed);
+                }
+                for each in done {
+                    // SAFETY: as above.
+                    assert_eq!(each.with(|each| unsafe { *each }), round);
+                }
+                // Nobody goes on to write before all have read.
+                barrier.wait(cpus);
+            }
+        };
+        let threads = start(cpus - 1, body);
+        body(0);
+        join(threads);
+        assert_eq!(lasts.load(Ordering::Relaxed), rounds);
+    });
+}
+
+#[test]
+fn barrier_of_two_cpus() {
+    meet(2, 2, 3);
+}
+
+#[test]
+fn barrier_of_three_cpus() {
+    meet(3, 1, 2);
+}
+
+// The negative controls: what is wrong is found.
+
 #[test]
 #[should_panic = "Causality violation"]
 fn busted_is_caught() {
     explore(2, || come_together(Busted::<Correct>::new, 1, 1));
+}
+
+#[test]
+#[should_panic = "deadlock"]
+fn a_kick_that_is_not_latched_loses_a_wakeup() {
+    explore(3, || {
+        come_to_a_held_lock(PvQSpinlock::<Model<1, KICKS_ARE_NOT_LATCHED>>::new, 2)
+    });
+}
+
+#[test]
+#[should_panic = "deadlock"]
+fn a_waiter_that_does_not_fence_loses_a_wakeup() {
+    explore(3, || {
+        come_to_a_held_lock(PvQSpinlock::<Model<1, WAITER_DOES_NOT_FENCE>>::new, 2)
+    });
+}
+
+#[test]
+#[should_panic = "deadlock"]
+fn a_holder_that_does_not_fence_loses_a_wakeup() {
+    explore(3, || {
+        come_to_a_held_lock(PvQSpinlock::<Model<1, HOLDER_DOES_NOT_FENCE>>::new, 2)
+    });
 }

@@ -58,8 +58,8 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     })?;
     match kvm.get_api_version() {
         12 => Ok(kvm),
-        other => Err(Error::Host(format!(
-            "this KVM speaks version {other} of its API, not 12: use a Linux of this century"
-        ))),
+        _ => Err(Error::Host(
+            "/dev/kvm is not a KVM that speaks version 12 of its API: see what device that is".into(),
+        )),
     }
 }

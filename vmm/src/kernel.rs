@@ -39,7 +39,7 @@ pub(crate) struct Segment {
 
 struct Symbol {
     start: u64,
-    size: u64,
+    end: u64,
     name: String,
 }
 
@@ -159,7 +159,7 @@ impl Kernel {
         let mut text = format!("{address:#x}");
         let after = self.symbols.partition_point(|symbol| symbol.start <= address);
         if let Some(symbol) = after.checked_sub(1).map(|i| &self.symbols[i])
-            && address - symbol.start < symbol.size.max(1)
+            && address < symbol.end
         {
             let _ = write!(
                 text,
@@ -210,14 +210,21 @@ fn functions(elf: &ElfBytes<'_, LittleEndian>) -> Vec<Symbol> {
         .filter(|symbol| symbol.st_symtype() == STT_FUNC)
         .filter_map(|symbol| {
             let name = names.get(symbol.st_name as usize).ok()?.to_owned();
+            let end = symbol.st_value.saturating_add(symbol.st_size);
             Some(Symbol {
                 start: symbol.st_value,
-                size: symbol.st_size,
+                end,
                 name,
             })
         })
         .collect();
     symbols.sort_by_key(|symbol| symbol.start);
+    // Assembly does not say how long its functions are: they last until the next one.
+    for i in 1..symbols.len() {
+        if symbols[i - 1].end == symbols[i - 1].start {
+            symbols[i - 1].end = symbols[i].start;
+        }
+    }
     symbols
 }
 

@@ -18,7 +18,7 @@
 //! | `probe`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
 //! | `diagnosis` | why a run ended, in words |
 //! | [`results`] | what was measured, in the units people and programs read |
-//! | [`cli`], [`units`], `table` | the `vmm` program: arguments, tables, JSON |
+//! | [`cli`], `units`, `table` | the `vmm` program: arguments, tables, JSON |
 //!
 //! **A hostile guest.** Everything a guest can choose, it chooses through a port access (`hypercall`), a shared page or
 //! the report it leaves. Port arguments are checked where they are used and counted when refused; memory is read through
@@ -47,7 +47,7 @@ mod registers;
 pub mod results;
 mod signal;
 mod table;
-pub mod units;
+mod units;
 mod vcpu;
 mod vm;
 

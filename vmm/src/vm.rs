@@ -148,8 +148,16 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     affinity::check(&config.pcpus)?;
     let mut vm = Vm::create(config.memory, config.vcpus, kernel)?;
     let ring = match config.guest_ring {
-        Some(ring) => ring,
-        None => vm.ring0()?.best_ring(),
+        Some(Ring::Three) => Ring::Three,
+        asked => {
+            let best = vm.ring0()?.best_ring();
+            if asked.is_some_and(|asked| asked != best) {
+                return Err(Error::Host(
+                    "this host's KVM emulates ring 0, where compiled code cannot run: leave the ring to 'auto'".into(),
+                ));
+            }
+            best
+        }
     };
     vm.load(kernel, ring, config)?;
 

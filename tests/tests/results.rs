@@ -1,0 +1,145 @@
+//! The table and the JSON say what was measured.
+
+use integration_tests::{alone, kvm, vmm};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
+
+fn json(arguments: &str) -> Value {
+    let output = vmm(PROGRAM, &format!("run --format json {arguments}"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.is_empty(), "in a pipe it is quiet, but it said: {said}");
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+#[test]
+fn json_adds_up() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let results = json("--vcpus 4 --pcpus 2 --duration 200ms --lock tas,pvqspinlock");
+    assert_eq!(results["schema"], 1);
+    let runs = results["runs"].as_array().expect("a list of runs");
+    assert_eq!(
+        runs.iter()
+            .map(|run| run["lock"].as_str().unwrap())
+            .collect::<Vec<_>>(),
+        ["tas", "pvqspinlock"]
+    );
+    for run in runs {
+        assert_eq!(run["exit"], "completed");
+        assert_eq!(run["exclusion_violations"], 0);
+        let per_vcpu: Vec<_> = run["per_vcpu"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| n.as_u64().unwrap())
+            .collect();
+        assert_eq!(per_vcpu.len(), 4);
+        assert_eq!(
+            run["acquisitions"].as_u64().unwrap(),
+            per_vcpu.iter().sum::<u64>()
+        );
+        let jain = run["jain_index"].as_f64().unwrap();
+        assert!((0.25..=1.0).contains(&jain), "{jain}");
+        let wait = &run["wait_ns"];
+        let percentiles = ["p50", "p90", "p99", "p999", "max"].map(|name| wait[name].as_u64().unwrap());
+        assert!(percentiles.is_sorted(), "{percentiles:?}");
+        // A critical section of 100 ns of work takes at least about that long, whatever the machine is doing.
+        assert!(
+            run["held_ns"]["p50"].as_u64().unwrap() >= 50,
+            "{}",
+            run["held_ns"]
+        );
+        let elapsed = run["elapsed_ns"].as_u64().unwrap();
+        assert!(elapsed >= 200_000_000, "{elapsed}");
+        // Two CPUs cannot give four vCPUs more than two CPUs' worth of time. The host's books are kept by tick.
+        assert!(
+            run["cpu_ns"].as_u64().unwrap() <= 2 * elapsed + 200_000_000,
+            "{}",
+            run["cpu_ns"]
+        );
+    }
+}
+
+#[test]
+fn the_table_has_a_row_a_lock_and_says_what_it_means() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let output = vmm(PROGRAM, "run --vcpus 4 --pcpus 2 --duration 200ms");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for row in ["qspinlock ", "pvqspinlock "] {
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with(row) && line.ends_with("ok")),
+            "no row for {row}in:\n{text}"
+        );
+    }
+    assert!(
+        text.lines().last().unwrap().contains("the work of qspinlock"),
+        "{text}"
+    );
+}
+
+#[test]
+fn doctor_and_list_say_what_there_is() {
+    let list = vmm(PROGRAM, "list");
+    let text = String::from_utf8(list.stdout).unwrap();
+    for name in [
+        "tas",
+        "ticket",
+        "mcs",
+        "qspinlock",
+        "pvqspinlock-linux",
+        "pvqspinlock",
+        "busted",
+        "lock",
+        "ping-pong",
+    ] {
+        assert!(
+            text.lines()
+                .any(|line| line.split_whitespace().next() == Some(name)),
+            "no {name} in:\n{text}"
+        );
+    }
+    if kvm() {
+        let _alone = alone();
+        let doctor = vmm(PROGRAM, "doctor");
+        let text = String::from_utf8(doctor.stdout).unwrap();
+        assert_eq!(doctor.status.code(), Some(0), "{text}");
+        assert!(text.contains("ring 0") && text.contains("hand-off"), "{text}");
+    }
+}
+
+/// `--output` is written whole or not at all.
+#[test]
+fn output_goes_to_the_file() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let file = std::env::temp_dir().join(format!("pvlab-results-{}", std::process::id()));
+    let arguments = format!(
+        "run --vcpus 2 --lock tas --duration 50ms --format json --output {}",
+        file.display()
+    );
+    let output = vmm(PROGRAM, &arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.stdout.is_empty());
+    let text = std::fs::read(&file).expect("the file is there");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(
+        serde_json::from_slice::<Value>(&text).expect("one JSON object")["runs"][0]["lock"],
+        "tas"
+    );
+}
