@@ -156,13 +156,13 @@ impl Cpu {
         let locks = unsafe { &(*cpu).locks };
         // SAFETY: an index comes from `this_cpu` or from a lock's queue; either way its vCPU initialised the state
         // before, and what published the index (the lock word) orders this read after it. From then on it is shared.
-        unsafe { (*locks.get()).assume_init_ref() }
+        unsafe { &*locks.get().cast::<PerCpu>() }
     }
 
     /// The page this vCPU shares with the VMM.
     pub(crate) fn page(&self) -> &'static VcpuPage {
         let pages = self.boot().vcpu_pages.base as *const VcpuPage;
         // SAFETY: the VMM reserved one page for each vCPU there; both sides access it atomically only.
-        unsafe { &*pages.add(self.index as usize) }
+        unsafe { &*pages.wrapping_add(self.index as usize) }
     }
 }

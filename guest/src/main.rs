@@ -8,7 +8,7 @@
 //! | [`start`] | from the VMM's entry state to Rust: descriptor tables, ring, stack |
 //! | [`cpu`] | the per-vCPU area: its layout, its descriptor tables, how to find one's own |
 //! | [`exceptions`] | IDT, stubs, the `hlt` a ring-3 kernel traps on, the dump that ends a run |
-//! | [`console`], [`panic`], [`runtime`] | printing, panics, and what the compiler expects of a runtime |
+//! | [`console`], [`mod@panic`], [`runtime`] | printing, panics, and what the compiler expects of a runtime |
 //! | [`hypercall`] | the VMM's services |
 //! | [`memory`], [`once`] | what the boot allocates, and what it sets once for all |
 //! | [`clock`] | the TSC and loops of calibrated length |

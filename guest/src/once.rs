@@ -39,6 +39,6 @@ impl<T> Once<T> {
         // Acquire: pairs with the store in `set`.
         assert!(self.set.load(Ordering::Acquire), "used before vCPU 0 set it");
         // SAFETY: the flag says that it was written, and nobody writes it again.
-        unsafe { (*self.value.get()).assume_init_ref() }
+        unsafe { &*self.value.get().cast::<T>() }
     }
 }

@@ -84,9 +84,12 @@ unsafe impl Platform for Pv {
     }
 
     fn vcpu_is_preempted(cpu: CpuId) -> bool {
+        if like_linux() {
+            return false;
+        }
         let pages = Cpu::current().boot().vcpu_pages.base as *const VcpuPage;
         // SAFETY: one page for each vCPU; `cpu` is one of them.
-        let page = unsafe { &*pages.add(cpu.get() as usize) };
+        let page = unsafe { &*pages.wrapping_add(cpu.get() as usize) };
         // Relaxed: a hint that may be stale the moment it is read.
         page.preempted.load(Ordering::Relaxed) != 0
     }
@@ -109,4 +112,24 @@ unsafe impl Platform for Pv {
             _ => SpinBudget::Iterations((encoded >> 1) as u32),
         }
     }
+
+    /// As long as a few critical sections: whoever has not got past the queue by then joins it, and sleeps. Without a
+    /// bound, all vCPUs would spin here for as long as the head sleeps.
+    fn steal_budget() -> SpinBudget {
+        if like_linux() {
+            SpinBudget::UNBOUNDED
+        } else {
+            SpinBudget::Iterations(200)
+        }
+    }
+
+    fn head_sleeps_again() -> bool {
+        !like_linux()
+    }
+}
+
+/// Whether the lock is the control, which does nothing that Linux's does not.
+#[inline]
+fn like_linux() -> bool {
+    Cpu::current().boot().run.lock == LockKind::PvQSpinlockLinux as u32
 }

@@ -24,7 +24,7 @@ pub(crate) unsafe fn of_vcpu(cpu: &Cpu) -> &'static mut VcpuReport {
     let first = (cpu.boot().report.base + VCPU_REPORTS) as *mut VcpuReport;
     // SAFETY: the VMM reserved and zeroed one for each vCPU there, and reads them only when no vCPU runs any more. That
     // this is the only reference is for the caller to see to.
-    unsafe { &mut *first.add(cpu.index() as usize) }
+    unsafe { &mut *first.wrapping_add(cpu.index() as usize) }
 }
 
 /// Leaves what is true of the run as a whole.

@@ -66,9 +66,9 @@ unsafe extern "C" fn memset(destination: *mut u8, value: i32, n: usize) -> *mut 
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, n: usize) -> i32 {
     for i in 0..n {
         // SAFETY: `i < n`, and the caller vouches for `n` bytes. Volatile, or the compiler would see a `memcmp` here.
-        let l = unsafe { left.add(i).read_volatile() };
+        let l = unsafe { left.wrapping_add(i).read_volatile() };
         // SAFETY: as above.
-        let r = unsafe { right.add(i).read_volatile() };
+        let r = unsafe { right.wrapping_add(i).read_volatile() };
         if l != r {
             return i32::from(l) - i32::from(r);
         }

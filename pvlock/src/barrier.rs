@@ -1,8 +1,8 @@
 //! A barrier that suffers nothing from overcommit: CPUs that have to wait for others sleep.
 //!
-//! Arrivals form a stack: its top, and how many there are, in one word of the barrier; every CPU's link to the one below it, in
-//! that CPU's seat. The last to arrive empties the barrier, so that it can be used again at once, and walks the stack, waking one
-//! CPU after the other.
+//! Arrivals form a stack: its top, and how many there are, in one word of the barrier; every CPU's link to
+//! the one below it, in that CPU's seat. The last to arrive empties the barrier, so that it can be used again
+//! at once, and walks the stack, waking one CPU after the other.
 //!
 //! ```text
 //!    31               16 15                0
@@ -11,8 +11,9 @@
 //!   +-------------------+-------------------+
 //! ```
 //!
-//! Every CPU waits for its own seat to be cleared, not for the barrier. So nobody leaves, and overwrites its link in the next
-//! round, before the walk has read it; and nobody touches the barrier after the first has left.
+//! Every CPU waits for its own seat to be cleared, not for the barrier. So nobody leaves, and overwrites its
+//! link in the next round, before the walk has read it; and nobody touches the barrier after the first has
+//! left.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -42,8 +43,8 @@ impl Seat {
     }
 }
 
-/// A reusable meeting point for a number of CPUs, each of which waits asleep. Not for interrupt handlers: a CPU can wait
-/// at one barrier at a time.
+/// A reusable meeting point for a number of CPUs, each of which waits asleep. Not for interrupt handlers: a
+/// CPU can wait at one barrier at a time.
 pub struct Barrier<P> {
     word: AtomicU32,
     platform: PhantomData<fn() -> P>,
@@ -57,8 +58,9 @@ impl<P: Platform> Barrier<P> {
         }
     }
 
-    /// Waits until `cpus` CPUs, whichever, have called this; all must say the same number. Returns true to one of them,
-    /// the last to arrive. What any of them did before happens before what any of them does after.
+    /// Waits until `cpus` CPUs, whichever, have called this; all must say the same number. Returns true to
+    /// one of them, the last to arrive. What any of them did before happens before what any of them does
+    /// after.
     ///
     /// # Panics
     ///
@@ -97,8 +99,9 @@ impl<P: Platform> Barrier<P> {
                 seat.below.store(top, Ordering::Relaxed);
                 ((me.get() + 1) << TOP_SHIFT | arrived, Arrival::Early)
             };
-            // Release publishes our seat and all we did before. Acquire, for the last one, pairs with everybody's
-            // Release: every change of the word is a read-modify-write, which continues all release sequences before it.
+            // Release publishes our seat and all we did before. Acquire, for the last one, pairs with
+            // everybody's Release: every change of the word is a read-modify-write, which continues all
+            // release sequences before it.
             match self
                 .word
                 .compare_exchange_weak(seen, new, Ordering::AcqRel, Ordering::Relaxed)

@@ -15,16 +15,17 @@ pub enum SpinBudget {
 }
 
 impl SpinBudget {
-    /// Linux's constant. A turn has a `PAUSE` in it, of about 10 cycles on old CPUs and 140 since Skylake: the
-    /// same number means 0.1 ms or 1.5 ms.
+    /// Linux's constant. A turn has a `PAUSE` in it, of about 10 cycles on old CPUs and 140 since Skylake:
+    /// the same number means 0.1 ms or 1.5 ms.
     pub const LINUX: SpinBudget = SpinBudget::Iterations(1 << 15);
 
     /// For ever.
     pub const UNBOUNDED: SpinBudget = SpinBudget::Cycles(u64::MAX);
 }
 
-/// A spin loop that is being counted: look, then [`again`](Spin::again), until that says no. Every loop looks at
-/// least once, even with an empty budget; otherwise a queue head whose sleeps end at once could not progress.
+/// A spin loop that is being counted: look, then [`again`](Spin::again), until that says no. Every loop looks
+/// at least once, even with an empty budget; otherwise a queue head whose sleeps end at once could not
+/// progress.
 pub(crate) struct Spin {
     budget: SpinBudget,
     since: u64,
@@ -45,16 +46,19 @@ impl Spin {
         }
     }
 
-    /// Relaxes for a moment and says whether to look again.
+    /// Says whether to look again, and if so relaxes for a moment before that.
     #[inline]
     pub(crate) fn again<P: Platform>(&mut self) -> bool {
-        P::relax();
         self.turns = self.turns.wrapping_add(1);
-        match self.budget {
+        let again = match self.budget {
             SpinBudget::Iterations(limit) => self.turns < limit,
             // Reading the clock costs about 20 cycles, less than the PAUSE: no need to save on it.
-            SpinBudget::Cycles(limit) => P::cycles().wrapping_sub(self.since) < limit,
+            SpinBudget::Cycles(limit) => P::cycles().saturating_sub(self.since) < limit,
+        };
+        if again {
+            P::relax();
         }
+        again
     }
 
     /// How often `again` was called.

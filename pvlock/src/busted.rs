@@ -44,7 +44,8 @@ impl<P: Platform> Default for Busted<P> {
     }
 }
 
-// SAFETY: none, this is a lie: the lock does not exclude, which is its purpose. The name and the documentation tell its users.
+// SAFETY: none, this is a lie: the lock does not exclude, which is its purpose. The name and the
+// documentation tell its users.
 unsafe impl<P: Platform> RawMutex for Busted<P> {
     raw_mutex_init!();
     type Guard = GuardNoSend;

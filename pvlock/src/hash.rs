@@ -1,17 +1,18 @@
 //! Who sleeps on which lock.
 //!
-//! A lock word has no room for "the queue head is asleep, and it is that one": the tail names the other end of the
-//! queue. So a sleeping head is entered here under the lock's address, and the releaser, told by SLOW in the lock
-//! word, takes it out again.
+//! A lock word has no room for "the queue head is asleep, and it is that one": the tail names the other end
+//! of the queue. So a sleeping head is entered here under the lock's address, and the releaser, told by SLOW
+//! in the lock word, takes it out again.
 //!
-//! At most one entry is in use for a lock, and for a queue node: a head enters itself once, or its predecessor did
-//! for it. A CPU has four nodes, so with four entries per CPU the table cannot be full.
+//! At most one entry is in use for a lock, and for a queue node: a head enters itself once, or its
+//! predecessor did for it. A CPU has four nodes, so with four entries per CPU the table cannot be full.
 //!
-//! Open addressing. A search starts at the first entry of a cache line and goes on by one. It does not stop at free
-//! entries: it is only made for locks that are there, and entries on the way may come and go meanwhile.
+//! Open addressing. A search starts at the first entry of a cache line and goes on by one. It does not stop
+//! at free entries: it is only made for locks that are there, and entries on the way may come and go
+//! meanwhile.
 //!
-//! Addresses are reused: the entry of a lock is gone before its word says free, so before its memory can become
-//! another lock.
+//! Addresses are reused: the entry of a lock is gone before its word says free, so before its memory can
+//! become another lock.
 
 use crate::node::{LEVELS, NodeId};
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, const_unless_loom};
@@ -79,7 +80,17 @@ impl LockHash {
         LockHash { entries }
     }
 
-    /// Enters `node` as the sleeping head of the lock at the address `lock`. Returns how many entries it looked at.
+    /// How many queue heads are entered now. For diagnosis: none when nobody waits for any lock.
+    pub fn sleepers(&self) -> usize {
+        // Relaxed: a number that may be out of date at once.
+        self.entries
+            .iter()
+            .filter(|entry| entry.lock.load(Ordering::Relaxed) != 0)
+            .count()
+    }
+
+    /// Enters `node` as the sleeping head of the lock at the address `lock`. Returns how many entries it
+    /// looked at.
     ///
     /// # Panics
     ///
@@ -87,16 +98,16 @@ impl LockHash {
     pub(crate) fn insert(&self, lock: usize, node: NodeId) -> u64 {
         debug_assert!(lock != 0);
         for (hops, entry) in (1..).zip(self.search(lock)) {
-            // Acquire: pairs with the Release in `remove`; the last user's reading of `node` comes before our writing.
-            // The look before it is only to leave the entries of others alone.
+            // Acquire: pairs with the Release in `remove`; the last user's reading of `node` comes before our
+            // writing. The look before it is only to leave the entries of others alone.
             if entry.lock.load(Ordering::Relaxed) == 0
                 && entry
                     .lock
                     .compare_exchange(0, lock, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
             {
-                // Relaxed: the only one who reads it is the releaser that sees SLOW, which is set after this with Release
-                // (`LockWord::mark_slow`) and read with Acquire.
+                // Relaxed: the only one who reads it is the releaser that sees SLOW, which is set after this
+                // with Release (`LockWord::mark_slow`) and read with Acquire.
                 entry.node.store(node.raw(), Ordering::Relaxed);
                 return hops;
             }
@@ -104,12 +115,12 @@ impl LockHash {
         panic!("pvlock: the table of sleeping waiters is full; it needs 4 entries for every CPU");
     }
 
-    /// Takes out the entry of the lock at the address `lock`, which must be there: the caller has seen SLOW, or has
-    /// entered it itself.
+    /// Takes out the entry of the lock at the address `lock`, which must be there: the caller has seen SLOW,
+    /// or has entered it itself.
     pub(crate) fn remove(&self, lock: usize) -> NodeId {
         for entry in self.search(lock) {
-            // Relaxed: that the entry is visible follows from how the caller knows of it. An entry cannot say `lock`
-            // from an earlier sleep: that one was removed by an earlier holder, which happened before.
+            // Relaxed: that the entry is visible follows from how the caller knows of it. An entry cannot say
+            // `lock` from an earlier sleep: that one was removed by an earlier holder, which happened before.
             if entry.lock.load(Ordering::Relaxed) == lock {
                 let node = NodeId::from_raw(entry.node.load(Ordering::Relaxed));
                 // Release: pairs with the Acquire in `insert`.

@@ -1,7 +1,8 @@
 //! Spin locks for virtual CPUs.
 //!
-//! On a virtual machine a CPU may stop running at any time, for milliseconds: while it holds a lock, or while it is next
-//! in a queue for one. This crate has the locks that kernels have used, from the ones that suffer most to the one that was made for it.
+//! On a virtual machine a CPU may stop running at any time, for milliseconds: while it holds a lock, or while
+//! it is next in a queue for one. This crate has the locks that kernels have used, from the ones that suffer
+//! most to the one that was made for it.
 //!
 //! | lock | order | waits by | module |
 //! |---|---|---|---|
@@ -12,13 +13,18 @@
 //! | [`PvQSpinlock`] | fair among sleepers; newcomers may steal | the same, then sleeping | `pv` |
 //! | [`Busted`] | – | **does not exclude**: the negative control | `busted` |
 //!
-//! All are [`lock_api::RawMutex`]es, for use as `lock_api::Mutex<PvQSpinlock<P>, T>`. Their parameter is the [`Platform`]: which CPU is this,
-//! how does it sleep, how is it woken. The same code runs in a guest kernel, on threads, and in the model checker loom.
+//! All are [`lock_api::RawMutex`]es, for use as `lock_api::Mutex<PvQSpinlock<P>, T>`. Their parameter is the
+//! [`Platform`]: which CPU is this, how does it sleep, how is it woken. The same code runs in a guest kernel,
+//! on threads, and in the model checker loom.
 //!
 //! What they stand on:
-//! - `word`: the queued locks' word, drawn, with every atomic operation on it. `node`: queue nodes, four per CPU.
-//! - `hash`: [`LockHash`], where an unlock finds the sleeper. `budget`: [`SpinBudget`], how long to spin before sleeping.
-//! - `percpu`: [`PerCpu`], all that is kept for a CPU. `events`: [`Event`], what is counted. `usage`: cycles spun and slept.
+//! - `word`: the queued locks' word, drawn, with every atomic operation on it. `node`: queue nodes, four per
+//!   CPU.
+//! - `handshake`: how a waiter that may sleep is made head of its queue.
+//! - `hash`: [`LockHash`], where an unlock finds the sleeper. `budget`: [`SpinBudget`], how long to spin
+//!   before sleeping.
+//! - `percpu`: [`PerCpu`], all that is kept for a CPU. `events`: [`Event`], what is counted. `usage`: cycles
+//!   spun and slept.
 //! - `barrier`: [`Barrier`], at which CPUs meet asleep.
 //! - `sync`: core's atomics or loom's. `fault`: what models do wrong on purpose.
 //!
@@ -51,6 +57,7 @@ mod budget;
 mod busted;
 mod events;
 mod fault;
+mod handshake;
 mod hash;
 mod mcs;
 mod node;

@@ -1,12 +1,13 @@
 //! MCS lock: a fair queue in which everybody spins on a line of its own.
 //!
-//! A waiter brings a node, and keeps it until it unlocks: there its successor's name arrives. Guards may be dropped in any
-//! order, or never, so the nodes of a CPU are not a stack: a bitmap says which are in use, and the guard remembers which one
-//! it has.
+//! A waiter brings a node, and keeps it until it unlocks: there its successor's name arrives. Guards may be
+//! dropped in any order, or never, so the nodes of a CPU are not a stack: a bitmap says which are in use, and
+//! the guard remembers which one it has.
 //!
-//! A holder that found the lock free has no node. Its successor, which cannot be told through one, waits for the lock's own
-//! `released` instead. So an uncontended lock costs one compare-and-swap and an unlock another; and a CPU that is out of nodes
-//! can still wait for the lock to be free and take it like that, if unfairly.
+//! A holder that found the lock free has no node. Its successor, which cannot be told through one, waits for
+//! the lock's own `released` instead. So an uncontended lock costs one compare-and-swap and an unlock
+//! another; and a CPU that is out of nodes can still wait for the lock to be free and take it like that, if
+//! unfairly.
 //!
 //! ```text
 //!   tail   0         free
@@ -67,8 +68,9 @@ impl McsNodeId {
 
     /// Marks one of the CPU's nodes as in use.
     ///
-    /// Unlike the nesting level of the queued locks this is a locked instruction: an interrupt handler that forgets a guard keeps
-    /// a node, so what it does to the bitmap does not always cancel out. Contended locks only.
+    /// Unlike the nesting level of the queued locks this is a locked instruction: an interrupt handler that
+    /// forgets a guard keeps a node, so what it does to the bitmap does not always cancel out. Contended
+    /// locks only.
     fn claim(id: CpuId, cpu: &PerCpu) -> Option<McsNodeId> {
         let mut used = cpu.local.mcs_used.load(Ordering::Relaxed);
         loop {
@@ -157,8 +159,9 @@ impl<P: Platform> Mcs<P> {
         node.next.store(0, Ordering::Relaxed);
         node.locked.store(0, Ordering::Relaxed);
 
-        // Release publishes the node. Acquire: if it was FREE the lock is ours, and this pairs with the last unlock; else it
-        // pairs with our predecessor's Release here, so that our store to its `next` comes after its own.
+        // Release publishes the node. Acquire: if it was FREE the lock is ours, and this pairs with the last
+        // unlock; else it pairs with our predecessor's Release here, so that our store to its `next` comes
+        // after its own.
         match self.tail.swap(me.0, Ordering::AcqRel) {
             FREE => {}
             NO_NODE => {
@@ -166,7 +169,8 @@ impl<P: Platform> Mcs<P> {
                 while self.released.load(Ordering::Acquire) == 0 {
                     P::relax();
                 }
-                // Relaxed: the next one to look at it is the successor of a holder that found the lock free, so after our unlock.
+                // Relaxed: the next one to look at it is the successor of a holder that found the lock free,
+                // so after our unlock.
                 self.released.store(0, Ordering::Relaxed);
             }
             predecessor => {
@@ -187,7 +191,8 @@ impl<P: Platform> Mcs<P> {
     #[inline(never)]
     fn unlock_node(&self, me: McsNodeId) {
         let node = me.get::<P>();
-        // Acquire, here and below: pairs with the Release in `lock_slow`; the successor's node is initialised before we write to it.
+        // Acquire, here and below: pairs with the Release in `lock_slow`; the successor's node is initialised
+        // before we write to it.
         let mut next = node.next.load(Ordering::Acquire);
         // Release: pairs with the Acquires that take a FREE lock.
         if next == 0
@@ -203,7 +208,8 @@ impl<P: Platform> Mcs<P> {
             }
         }
         if next != 0 {
-            // Release: pairs with the Acquire of `locked` in `lock_slow`. From here on the lock may not exist any more.
+            // Release: pairs with the Acquire of `locked` in `lock_slow`. From here on the lock may not exist
+            // any more.
             McsNodeId(next).get::<P>().locked.store(1, Ordering::Release);
         }
         me.free::<P>();
@@ -216,14 +222,14 @@ impl<P: Platform> Default for Mcs<P> {
     }
 }
 
-// SAFETY: the tail goes from FREE to something else in one atomic step, which makes one CPU the holder. Everybody who
-// changes it after that gets a different predecessor, and holds the lock when exactly this predecessor, by its unlock, has
-// told it: through its own node, or through `released`, of which there is one reader at a time because only the first in the
-// queue can have a predecessor without a node. Each unlock tells one successor or makes the tail FREE. Telling is Release and
-// being told is Acquire, so critical sections are ordered.
-// The guard is !Send. A node is in use from `claim` until the unlock that the guard stands for, so a forgotten guard leaves the
-// lock held and its node unused for ever, and never shared. Moving or dropping a held lock that nobody waits for is fine: nothing
-// points to a lock.
+// SAFETY: the tail goes from FREE to something else in one atomic step, which makes one CPU the holder.
+// Everybody who changes it after that gets a different predecessor, and holds the lock when exactly this
+// predecessor, by its unlock, has told it: through its own node, or through `released`, of which there is one
+// reader at a time because only the first in the queue can have a predecessor without a node. Each unlock
+// tells one successor or makes the tail FREE. Telling is Release and being told is Acquire, so critical
+// sections are ordered. The guard is !Send. A node is in use from `claim` until the unlock that the guard
+// stands for, so a forgotten guard leaves the lock held and its node unused for ever, and never shared.
+// Moving or dropping a held lock that nobody waits for is fine: nothing points to a lock.
 unsafe impl<P: Platform> RawMutex for Mcs<P> {
     raw_mutex_init!();
     type Guard = McsGuard;
@@ -252,7 +258,8 @@ unsafe impl<P: Platform> RawMutex for Mcs<P> {
             .compare_exchange(NO_NODE, FREE, Ordering::Release, Ordering::Relaxed)
             .is_err()
         {
-            // Release: pairs with the Acquire of `released`. The successor waits for it, so the lock still exists.
+            // Release: pairs with the Acquire of `released`. The successor waits for it, so the lock still
+            // exists.
             self.released.store(1, Ordering::Release);
         }
     }
@@ -269,12 +276,7 @@ impl<P> fmt::Debug for Mcs<P> {
         match self.tail.load(Ordering::Relaxed) {
             FREE => f.write_str("free")?,
             NO_NODE => f.write_str("held")?,
-            node => write!(
-                f,
-                "tail cpu {} node {}",
-                McsNodeId(node).cpu().get(),
-                McsNodeId(node).index()
-            )?,
+            tail => write!(f, "tail {tail:#x}")?,
         }
         f.write_str(")")
     }

@@ -4,6 +4,7 @@
 //! A waiter needs a node only until it has the lock, so the nodes of a CPU are a stack and a counter manages
 //! them. Guards know nothing of nodes: safe code may forget them or drop them in any order.
 
+use core::fmt;
 use core::sync::atomic::compiler_fence;
 
 use crate::events::Event;
@@ -14,7 +15,8 @@ use crate::sync::{AtomicU32, Ordering, const_unless_loom};
 /// Nodes per CPU.
 pub(crate) const LEVELS: usize = 4;
 
-/// A node's name: what stands in the tail of a lock word and in other nodes' `next`. Never 0, which is "none".
+/// A node's name: what stands in the tail of a lock word and in other nodes' `next`. Never 0, which is
+/// "none".
 ///
 /// ```text
 ///    15                 2 1     0
@@ -24,7 +26,7 @@ pub(crate) const LEVELS: usize = 4;
 /// ```
 ///
 /// Names instead of pointers: they fit in the lock word, and looking one up is safe.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeId(u32);
 
 impl NodeId {
@@ -60,6 +62,13 @@ impl NodeId {
     }
 }
 
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Wrapping: a corrupt word must not spoil the message about it.
+        write!(f, "cpu {} level {}", (self.0 >> 2).wrapping_sub(1), self.0 & 3)
+    }
+}
+
 const _: () = assert!((CpuId::LIMIT << 2 | (LEVELS as u32 - 1)) >> NodeId::BITS == 0);
 
 /// A place in a lock's queue.
@@ -70,7 +79,7 @@ pub(crate) struct Node {
     pub(crate) next: AtomicU32,
     /// 1 as soon as this node is the queue's head.
     pub(crate) locked: AtomicU32,
-    /// What the waiter is doing; paravirtual locks only. See [`crate::pv`].
+    /// What the waiter is doing; paravirtual locks only. See [`crate::handshake`].
     pub(crate) state: AtomicU32,
 }
 
@@ -90,15 +99,17 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// The CPU's next node, with nobody behind it and not head; or `None` if four contexts on this CPU are in queues.
+    /// The CPU's next node, with nobody behind it and not head; or `None` if four contexts on this CPU are in
+    /// queues.
     pub(crate) fn take(cpu_id: CpuId, cpu: &'static PerCpu) -> Option<Claim> {
-        // Relaxed load and store suffice: only this CPU writes it, and whatever interrupts us between the two puts
-        // it back to what we loaded before we go on (a promise of `Platform`, kept by `drop`).
+        // Relaxed load and store suffice: only this CPU writes it, and whatever interrupts us between the two
+        // puts it back to what we loaded before we go on (a promise of `Platform`, kept by `drop`).
         let level = cpu.local.nesting.load(Ordering::Relaxed) as usize;
         let node = cpu.nodes.0.get(level)?;
         cpu.local.nesting.store(level as u32 + 1, Ordering::Relaxed);
-        // The node must be ours before it is touched: an interrupt handler after the store takes the next node, one
-        // before it takes this node and is done with it. The CPU keeps its own order; the compiler is told to.
+        // The node must be ours before it is touched: an interrupt handler after the store takes the next
+        // node, one before it takes this node and is done with it. The CPU keeps its own order; the compiler
+        // is told to.
         compiler_fence(Ordering::SeqCst);
 
         match level {
@@ -107,8 +118,8 @@ impl Claim {
             2 => cpu.event(Event::LockUseNode3),
             _ => cpu.event(Event::LockUseNode4),
         }
-        // Relaxed: published by the Release that puts our name in the tail (`LockWord::join`). All accesses by
-        // others for an earlier use of this node happened before this CPU got that lock.
+        // Relaxed: published by the Release that puts our name in the tail (`LockWord::join`). All accesses
+        // by others for an earlier use of this node happened before this CPU got that lock.
         node.next.store(0, Ordering::Relaxed);
         node.locked.store(0, Ordering::Relaxed);
         Some(Claim {
@@ -127,8 +138,8 @@ impl Claim {
     /// The node behind this one, which has joined, but may not have said so yet.
     pub(crate) fn wait_for_next<P: Platform>(&self) -> NodeId {
         loop {
-            // Acquire: pairs with the Release in `link_behind`; what we do to the successor's node comes after its
-            // initialisation.
+            // Acquire: pairs with the Release in `link_behind`; what we do to the successor's node comes
+            // after its initialisation.
             if let Some(next) = NodeId::from_raw(self.node.next.load(Ordering::Acquire)) {
                 return next;
             }

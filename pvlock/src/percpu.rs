@@ -131,9 +131,9 @@ pub struct Usage {
 
 /// A statistic that one CPU writes and any CPU may read at any time.
 ///
-/// Adding is a load and a store, not a locked instruction: nobody else writes. An interrupt handler that counts
-/// between the two loses what it counted. That is accepted: nothing but reports depends on counters, and the
-/// compiler makes the pair one `add` to memory on x86-64, which an interrupt cannot split.
+/// Adding is a load and a store, not a locked instruction: nobody else writes. An interrupt handler that
+/// counts between the two loses what it counted. That is accepted: nothing but reports depends on counters,
+/// and the compiler makes the pair one `add` to memory on x86-64, which an interrupt cannot split.
 #[derive(Debug)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -144,8 +144,9 @@ impl Counter {
 
     #[inline]
     pub(crate) fn add(&self, amount: u64) {
-        // Relaxed, here and in `get`: the value stands for itself, and readers infer nothing from it about other
-        // memory. A reader that needs exact totals synchronises with the CPU by other means (it joins it).
+        // Relaxed, here and in `get`: the value stands for itself, and readers infer nothing from it about
+        // other memory. A reader that needs exact totals synchronises with the CPU by other means (it joins
+        // it).
         self.0.store(
             self.0.load(Ordering::Relaxed).wrapping_add(amount),
             Ordering::Relaxed,

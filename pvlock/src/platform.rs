@@ -32,7 +32,8 @@ impl CpuId {
     }
 }
 
-/// The machine: CPUs with a number, an area for the locks' data on each of them, and a way to sleep and to wake.
+/// The machine: CPUs with a number, an area for the locks' data on each of them, and a way to sleep and to
+/// wake.
 ///
 /// All functions are static, so that a lock is only its word.
 ///
@@ -41,10 +42,10 @@ impl CpuId {
 /// The locks exclude only if the implementation keeps these promises:
 ///
 /// * **Identity.** A "CPU" is whatever runs one stack of nested contexts at a time: a CPU with its interrupt
-///   handlers, or a thread. No two of them that exist at the same time have the same [`this_cpu`] (one that begins
-///   after the other's end, and that happened before, may), and it is the same from the start of a call into a lock
-///   to the end of that call. (Between `lock` and `unlock` it
-///   should stay the same too; only statistics depend on that.)
+///   handlers, or a thread. No two of them that exist at the same time have the same [`this_cpu`] (one that
+///   begins after the other's end, and that happened before, may), and it is the same from the start of a
+///   call into a lock to the end of that call. (Between `lock` and `unlock` it should stay the same too; only
+///   statistics depend on that.)
 /// * **Nesting.** What interrupts a call into a lock on a CPU, and calls locks itself, returns before the
 ///   interrupted call goes on.
 /// * **Areas.** [`per_cpu`] returns the same area for the same CPU every time, and different areas for
@@ -72,7 +73,8 @@ pub unsafe trait Platform: Sized + 'static {
     /// Where the releaser of a lock finds the queue head that sleeps on it.
     fn lock_hash() -> &'static LockHash;
 
-    /// Sleeps while `word & mask == asleep`, or less long. Callers hold no reference to `word` beyond this call.
+    /// Sleeps while `word & mask == asleep`, or less long. Callers hold no reference to `word` beyond this
+    /// call.
     fn wait(word: &AtomicU32, mask: u32, asleep: u32);
 
     /// Ends the sleep of `cpu`, or makes its next one return at once. It may find `cpu` not waiting at all.
@@ -87,16 +89,25 @@ pub unsafe trait Platform: Sized + 'static {
     /// Called once in every turn of every spin loop: `PAUSE`.
     fn relax();
 
-    /// A clock for budgets and statistics: the time-stamp counter. Only differences matter, and zero is never read.
+    /// A clock for budgets and statistics: the time-stamp counter. Only differences matter; it never reads 0,
+    /// and should not go back.
     fn cycles() -> u64;
 
     /// How long a waiter in the queue of a [`PvQSpinlock`](crate::PvQSpinlock) spins before it sleeps.
     fn spin_budget() -> SpinBudget;
 
-    /// How long a newcomer tries to steal a [`PvQSpinlock`](crate::PvQSpinlock) whose queue head sleeps, before it
-    /// queues. Linux sets no bound, and that is the default.
+    /// How long a newcomer tries to steal a [`PvQSpinlock`](crate::PvQSpinlock) whose queue head sleeps,
+    /// before it queues. Linux sets no bound, and that is the default.
     fn steal_budget() -> SpinBudget {
         SpinBudget::UNBOUNDED
+    }
+
+    /// Whether the head of a [`PvQSpinlock`](crate::PvQSpinlock)'s queue that was kicked in vain, because a
+    /// thief was faster, may enter itself in the hash again, and so sleep again. Linux's may not: it spins on
+    /// and on, with thieves locked out, even where the thief lost its CPU to that very head. That is the
+    /// default.
+    fn head_sleeps_again() -> bool {
+        false
     }
 
     /// Models only: a fault to plant, to show that the model checker would find it.

@@ -1,18 +1,18 @@
 //! The native queued spin lock: an MCS queue whose lock fits in 32 bits.
 //!
 //! ```text
-//!     lock word (tail, pending, byte)                 what a CPU does
+//!   (tail, pending, byte) of the lock word
 //!
-//!     (0, 0, 0) ─── try_lock ──► (0, 0, 1)             fast path: holder
-//!     (0, 0, 1) ─── pending  ──► (0, 1, 1)             second: spins on the word, without a node
-//!                                (0, 1, 0) ──► (0, 0, 1)   ... until the byte is 0
-//!     (·, ·, ·) ─── join     ──► (n, ·, ·)             third and later: queue, spin on their own nodes
-//!                                (n, 0, 0) ──► (n, 0, 1)   head, somebody behind it
-//!                                (n, 0, 0) ──► (0, 0, 1)   head, nobody behind it
+//!   fast path   (0,0,0) ──────────────────────────────────────────► (0,0,1)   first: holder
+//!   pending     (0,0,1) ──► (0,1,1) ─── spins on the word ─► (0,1,0) ──► (0,0,1)   second
+//!   queue       (·,·,·) ──► (n,·,·) ─── spins on its node, then as head on the word
+//!                                   ─► (n,0,0) ──► (n,0,1)    somebody is behind it
+//!                                              ──► (0,0,1)    nobody is
 //! ```
 //!
-//! The pending bit saves the second CPU the queue: most contention is between two. Head and pending waiter do not compete:
-//! the bit can be won only while nobody queues, and the head waits for both the byte and the bit to be 0.
+//! The pending bit saves the second CPU the queue: most contention is between two. Head and pending waiter do
+//! not compete: the bit can be won only while nobody queues, and the head waits for both the byte and the bit
+//! to be 0.
 //!
 //! A CPU joins one queue in each of its contexts at most, and is done with its node when it has the lock.
 
@@ -28,8 +28,8 @@ use crate::sync::{Ordering, const_unless_loom, raw_mutex_init};
 use crate::usage::SlowPath;
 use crate::word::{LockWord, PENDING};
 
-/// How often to look again when a pending waiter is about to take the lock. Bounded, because pending waiters may follow
-/// each other for ever, and one that is preempted takes long.
+/// How often to look again when a pending waiter is about to take the lock. Bounded, because pending waiters
+/// may follow each other for ever, and one that is preempted takes long.
 const HANDOVER_TURNS: u32 = 1 << 9;
 
 /// A native queued spin lock.
@@ -120,11 +120,13 @@ impl<P: Platform> QSpinlock<P> {
             }
             P::relax();
         };
-        // The lock is ours: only the head may take it while there is a tail. If we are the tail, both at once.
+        // The lock is ours: only the head may take it while there is a tail. If we are the tail, both at
+        // once.
         if seen.tail() == Some(me.id) && self.word.take(seen, me.id) {
             return;
         }
-        // Somebody queues behind us; or somebody has just set the pending bit, will see the tail, and queue then.
+        // Somebody queues behind us; or somebody has just set the pending bit, will see the tail, and queue
+        // then.
         self.word.set_locked();
         let next = me.wait_for_next::<P>().get::<P>();
         // Release: pairs with the Acquire above.
@@ -138,13 +140,14 @@ impl<P: Platform> Default for QSpinlock<P> {
     }
 }
 
-// SAFETY: the locked byte goes from 0 to LOCKED in three ways: for a word that is 0 altogether, by one compare-and-swap (`try_lock`);
-// by the owner of the pending bit, who got it while there was no tail; or by the queue's head, who waits until the bit is clear.
-// While there is a tail nobody wins the bit, while the bit is set the head waits, and with either of them the word is not 0. There
-// is one owner of the bit (who set it, from clear), and one head: a node becomes head by joining an empty queue, or when
-// its predecessor, which was head, says so after taking the lock. So one CPU at a time changes the byte to LOCKED, and only
-// when it is 0; and only its holder clears it. All of them acquire what the last unlock released.
-// The guard is !Send and has no state; a forgotten one leaves the lock held.
+// SAFETY: the locked byte goes from 0 to LOCKED in three ways: for a word that is 0 altogether, by one
+// compare-and-swap (`try_lock`); by the owner of the pending bit, who got it while there was no tail; or by
+// the queue's head, who waits until the bit is clear. While there is a tail nobody wins the bit, while the
+// bit is set the head waits, and with either of them the word is not 0. There is one owner of the bit (who
+// set it, from clear), and one head: a node becomes head by joining an empty queue, or when its predecessor,
+// which was head, says so after taking the lock. So one CPU at a time changes the byte to LOCKED, and only
+// when it is 0; and only its holder clears it. All of them acquire what the last unlock released. The guard
+// is !Send and has no state; a forgotten one leaves the lock held.
 unsafe impl<P: Platform> RawMutex for QSpinlock<P> {
     raw_mutex_init!();
     type Guard = GuardNoSend;

@@ -1,4 +1,5 @@
-//! Test-and-set: the simplest lock, unfair, and not bad on virtual CPUs because nobody waits for a particular one.
+//! Test-and-set: the simplest lock, unfair, and not bad on virtual CPUs because nobody waits for a particular
+//! one.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -36,7 +37,8 @@ impl<P: Platform> Tas<P> {
     #[inline(never)]
     fn lock_slow(&self) {
         let _books = SlowPath::<P>::enter();
-        // Looking first lets all waiters share the cache line until the lock is free. Relaxed: `take` decides.
+        // Looking first lets all waiters share the cache line until the lock is free. Relaxed: `take`
+        // decides.
         while self.word.load(Ordering::Relaxed) != 0 || !self.take() {
             P::relax();
         }
@@ -49,9 +51,10 @@ impl<P: Platform> Default for Tas<P> {
     }
 }
 
-// SAFETY: `lock` and a successful `try_lock` change the word from 0 to 1 in one atomic step, and only `unlock`, called by
-// whom that made the holder, changes it back. So there is one holder at a time; the Acquire and the Release order one's
-// critical section before the next one's. The guard is !Send and has no state; a forgotten one leaves the lock held.
+// SAFETY: `lock` and a successful `try_lock` change the word from 0 to 1 in one atomic step, and only
+// `unlock`, called by whom that made the holder, changes it back. So there is one holder at a time; the
+// Acquire and the Release order one's critical section before the next one's. The guard is !Send and has no
+// state; a forgotten one leaves the lock held.
 unsafe impl<P: Platform> RawMutex for Tas<P> {
     raw_mutex_init!();
     type Guard = GuardNoSend;

@@ -1,4 +1,5 @@
-//! Ticket lock: fair, and therefore the worst case on virtual CPUs. Only one waiter may go next, running or not.
+//! Ticket lock: fair, and therefore the worst case on virtual CPUs. Only one waiter may go next, running or
+//! not.
 //!
 //! ```text
 //!    31             16 15              0
@@ -18,8 +19,8 @@ use crate::usage::SlowPath;
 
 const NEXT: u32 = 1 << 16;
 
-// Tickets repeat after 2^16, so fewer may be out at a time. A CPU has one for the same lock; or four, if each of its
-// nested contexts waits for what the context below it waits for, which is a deadlock of its own.
+// Tickets repeat after 2^16, so fewer may be out at a time. A CPU has one for the same lock; or four, if each
+// of its nested contexts waits for what the context below it waits for, which is a deadlock of its own.
 const _: () = assert!(CpuId::LIMIT * 4 < NEXT);
 
 /// A ticket lock.
@@ -61,18 +62,19 @@ impl<P: Platform> Default for Ticket<P> {
     }
 }
 
-// SAFETY: every `lock` draws a ticket of its own, and holds the lock when "now serving" has come to it; the holder's `unlock`
-// is the only one that moves that on. `try_lock` draws only if it is served at once, in one step. So there is one holder at
-// a time, and the Release of `unlock` orders its critical section before the next one's, which begins with an Acquire of the
-// same word. The guard is !Send and has no state; a forgotten one leaves the lock held.
+// SAFETY: every `lock` draws a ticket of its own, and holds the lock when "now serving" has come to it; the
+// holder's `unlock` is the only one that moves that on. `try_lock` draws only if it is served at once, in one
+// step. So there is one holder at a time, and the Release of `unlock` orders its critical section before the
+// next one's, which begins with an Acquire of the same word. The guard is !Send and has no state; a forgotten
+// one leaves the lock held.
 unsafe impl<P: Platform> RawMutex for Ticket<P> {
     raw_mutex_init!();
     type Guard = GuardNoSend;
 
     #[inline]
     fn lock(&self) -> GuardNoSend {
-        // Acquire: if we are served at once, pairs with the last `unlock`; drawing tickets in between does not end its
-        // release sequence. The carry out of the upper half is lost, as it should be.
+        // Acquire: if we are served at once, pairs with the last `unlock`; drawing tickets in between does
+        // not end its release sequence. The carry out of the upper half is lost, as it should be.
         let word = self.word.fetch_add(NEXT, Ordering::Acquire);
         if next(word) != serving(word) {
             self.wait_for(next(word));

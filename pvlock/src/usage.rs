@@ -10,8 +10,8 @@ use crate::sync::{AtomicU32, Ordering};
 /// Measures a slow path from its creation to its drop, and charges the time in which the CPU did not sleep as
 /// spinning.
 ///
-/// Time that was charged meanwhile is left out: sleeps, and slow paths of interrupt handlers. So every cycle is
-/// charged once.
+/// Time that was charged meanwhile is left out: sleeps, and slow paths of interrupt handlers. So every cycle
+/// is charged once.
 pub(crate) struct SlowPath<P: Platform> {
     cpu: &'static PerCpu,
     since: u64,
@@ -35,8 +35,8 @@ impl<P: Platform> SlowPath<P> {
 impl<P: Platform> Drop for SlowPath<P> {
     #[inline]
     fn drop(&mut self) {
-        let elapsed = P::cycles().wrapping_sub(self.since);
-        let elsewhere = charged(self.cpu).wrapping_sub(self.charged_before);
+        let elapsed = P::cycles().saturating_sub(self.since);
+        let elsewhere = charged(self.cpu).saturating_sub(self.charged_before);
         self.cpu.local.spin_cycles.add(elapsed.saturating_sub(elsewhere));
     }
 }
@@ -53,6 +53,8 @@ fn charged(cpu: &PerCpu) -> u64 {
 pub(crate) fn halt<P: Platform>(cpu: &PerCpu, word: &AtomicU32, mask: u32, asleep: u32) {
     // Relaxed: only saves a futile call. The look that counts is in `wait`.
     if word.load(Ordering::Relaxed) & mask != asleep {
+        // The caller's loop may have had no other turn.
+        P::relax();
         return;
     }
     // Relaxed, as for `kicked_at` everywhere: a time stamp for statistics. A kick that comes just before this
@@ -63,7 +65,7 @@ pub(crate) fn halt<P: Platform>(cpu: &PerCpu, word: &AtomicU32, mask: u32, aslee
     let awake_at = P::cycles();
 
     cpu.local.halts.add(1);
-    cpu.local.halted_cycles.add(awake_at.wrapping_sub(asleep_at));
+    cpu.local.halted_cycles.add(awake_at.saturating_sub(asleep_at));
     let kicked_at = cpu.kicked_at.load(Ordering::Relaxed);
     if kicked_at != 0 {
         cpu.event(Event::PvKickWake);
@@ -80,5 +82,5 @@ pub(crate) fn kick<P: Platform>(target: CpuId) {
     P::kick(target);
     cpu.local.kicks.add(1);
     cpu.event(Event::PvKickUnlock);
-    cpu.event_add(Event::PvLatencyKick, P::cycles().wrapping_sub(started));
+    cpu.event_add(Event::PvLatencyKick, P::cycles().saturating_sub(started));
 }

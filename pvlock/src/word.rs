@@ -11,7 +11,7 @@
 //!
 //!   locked byte   0       free
 //!                 LOCKED  held
-//!                 SLOW    held, and the queue head sleeps: the releaser must look it up in the hash and kick it
+//!                 SLOW    held, and the queue head sleeps: to release is to look it up and kick it
 //!   pending       native: one waiter spins for the lock without queueing
 //!                 paravirtual: the queue head spins, so nobody may steal
 //! ```
@@ -19,8 +19,8 @@
 //! It is one `AtomicU32` and every access is to all of it: atomics of different sizes on the same memory are
 //! undefined behaviour in Rust. So what could be a store of a byte is a read-modify-write here.
 //!
-//! A word holds the lock's whole state. As soon as the locked byte is 0 somebody else may take the lock, release it and
-//! free its memory: no function touches the word after it has released the lock.
+//! A word holds the lock's whole state. As soon as the locked byte is 0 somebody else may take the lock,
+//! release it and free its memory: no function touches the word after it has released the lock.
 
 use core::fmt;
 
@@ -86,7 +86,7 @@ impl fmt::Debug for Value {
             f.write_str(", pending")?;
         }
         if let Some(tail) = self.tail() {
-            write!(f, ", tail cpu {} level {}", tail.cpu().get(), tail.raw() & 3)?;
+            write!(f, ", tail {tail:?}")?;
         }
         f.write_str(")")
     }
@@ -120,8 +120,8 @@ impl LockWord {
         Value(self.0.load(Ordering::Relaxed))
     }
 
-    /// A look that ends a wait. Acquire: pairs with the Release of the unlock that made the byte 0, for a waiter
-    /// that then takes the lock with a Relaxed operation.
+    /// A look that ends a wait. Acquire: pairs with the Release of the unlock that made the byte 0, for a
+    /// waiter that then takes the lock with a Relaxed operation.
     #[inline]
     pub(crate) fn look(&self) -> Value {
         Value(self.0.load(Ordering::Acquire))
@@ -140,8 +140,8 @@ impl LockWord {
         self.replace(seen, seen.0 | LOCKED)
     }
 
-    /// The queue head takes the free lock, if the word still says what was `seen`; the pending bit goes, and also the
-    /// tail if that is the head itself.
+    /// The queue head takes the free lock, if the word still says what was `seen`; the pending bit goes, and
+    /// also the tail if that is the head itself.
     #[inline]
     pub(crate) fn take(&self, seen: Value, head: NodeId) -> bool {
         debug_assert!(seen.byte() == 0);
@@ -153,9 +153,10 @@ impl LockWord {
         self.replace(seen, behind | LOCKED)
     }
 
-    /// Acquire: pairs with the Release of the unlock that made the byte 0, so what the last holder did is visible to
-    /// this one. Every operation on the word in between is a read-modify-write, so it belongs to that release
-    /// sequence. Nothing has to be published by taking a lock, and a failure is only another look.
+    /// Acquire: pairs with the Release of the unlock that made the byte 0, so what the last holder did is
+    /// visible to this one. Every operation on the word in between is a read-modify-write, so it belongs to
+    /// that release sequence. Nothing has to be published by taking a lock, and a failure is only another
+    /// look.
     #[inline]
     fn replace(&self, seen: Value, new: u32) -> bool {
         self.0
@@ -163,15 +164,15 @@ impl LockWord {
             .is_ok()
     }
 
-    /// The head of a native queue takes the lock, which [`look`](Self::look) has seen free and which nobody else
-    /// can take. Relaxed: that look was the Acquire.
+    /// The head of a native queue takes the lock, which [`look`](Self::look) has seen free and which nobody
+    /// else can take. Relaxed: that look was the Acquire.
     #[inline]
     pub(crate) fn set_locked(&self) {
         self.0.fetch_or(LOCKED, Ordering::Relaxed);
     }
 
-    /// Asks to be the pending waiter and returns what was there before. Acquire: if the byte was 0 the lock is taken
-    /// by this (with [`pending_to_locked`](Self::pending_to_locked)), and it pairs with the unlock.
+    /// Asks to be the pending waiter and returns what was there before. Acquire: if the byte was 0 the lock
+    /// is taken by this (with [`pending_to_locked`](Self::pending_to_locked)), and it pairs with the unlock.
     #[inline]
     pub(crate) fn fetch_set_pending(&self) -> Value {
         Value(self.0.fetch_or(PENDING, Ordering::Acquire))
@@ -196,9 +197,9 @@ impl LockWord {
 
     /// Puts `node` at the queue's end and returns who was there.
     ///
-    /// Release publishes the node's initial state, to its successor (which gets the name from here) and to its
-    /// predecessor (by way of `next`). Acquire pairs with the predecessor's Release here: our store to its `next`
-    /// must come after its own initialisation of that.
+    /// Release publishes the node's initial state, to its successor (which gets the name from here) and to
+    /// its predecessor (by way of `next`). Acquire pairs with the predecessor's Release here: our store to
+    /// its `next` must come after its own initialisation of that.
     #[inline]
     pub(crate) fn join(&self, node: NodeId) -> Option<NodeId> {
         let mut seen = self.peek();
@@ -214,8 +215,8 @@ impl LockWord {
         }
     }
 
-    /// Empties the queue, if `node` is its only member. Relaxed: the lock is ours already, and a name that goes
-    /// publishes nothing.
+    /// Empties the queue, if `node` is its only member. Relaxed: the lock is ours already, and a name that
+    /// goes publishes nothing.
     #[inline]
     pub(crate) fn leave(&self, node: NodeId) -> bool {
         let seen = self.peek();
@@ -226,11 +227,11 @@ impl LockWord {
                 .is_ok()
     }
 
-    /// Tells the next unlock to look in the hash, and returns what the byte was: 0 means that the lock was free and
-    /// is ours now.
+    /// Tells the next unlock to look in the hash, and returns what the byte was: 0 means that the lock was
+    /// free and is ours now.
     ///
-    /// Release: pairs with the Acquire of [`try_unlock`](Self::try_unlock), which must find the hash entry that we
-    /// made before. Acquire: if the byte was 0, as in every taking of the lock.
+    /// Release: pairs with the Acquire of [`try_unlock`](Self::try_unlock), which must find the hash entry
+    /// that we made before. Acquire: if the byte was 0, as in every taking of the lock.
     #[inline]
     pub(crate) fn mark_slow(&self) -> u32 {
         // An "or" is a store of the byte here, because 0 | SLOW = LOCKED | SLOW = SLOW | SLOW = SLOW.
@@ -243,15 +244,15 @@ impl LockWord {
         self.0.fetch_xor(SLOW ^ LOCKED, Ordering::Relaxed);
     }
 
-    /// Releases a native lock. Release: the critical section comes before it, for the Acquire of whoever takes the
-    /// lock next.
+    /// Releases a native lock. Release: the critical section comes before it, for the Acquire of whoever
+    /// takes the lock next.
     #[inline]
     pub(crate) fn unlock(&self) {
         self.0.fetch_and(!BYTE, Ordering::Release);
     }
 
-    /// Releases a paravirtual lock, unless it is marked SLOW. Release as in [`unlock`](Self::unlock); Acquire on failure
-    /// pairs with [`mark_slow`](Self::mark_slow), so that the hash entry is found.
+    /// Releases a paravirtual lock, unless it is marked SLOW. Release as in [`unlock`](Self::unlock); Acquire
+    /// on failure pairs with [`mark_slow`](Self::mark_slow), so that the hash entry is found.
     #[inline]
     pub(crate) fn try_unlock(&self) -> bool {
         // Optimistic: nobody waits, and the first attempt needs no load before it.

@@ -13,8 +13,8 @@ use common::watchdog;
 use lock_api::RawMutex;
 use pvlock::{Busted, Mcs, PvQSpinlock, QSpinlock, Tas, Ticket};
 
-/// What a lock protects: read and written in separate steps. (Atomic, because for `Busted` plain accesses would be
-/// undefined behaviour; a Relaxed load and store are the same instructions as plain ones.)
+/// What a lock protects: read and written in separate steps. (Atomic, because for `Busted` plain accesses
+/// would be undefined behaviour; a Relaxed load and store are the same instructions as plain ones.)
 #[derive(Default)]
 struct Protected {
     acquisitions: AtomicU64,

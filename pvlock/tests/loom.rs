@@ -1,5 +1,5 @@
-//! The locks under the model checker, which tries every interleaving (with few preemptions) and every value that an atomic load
-//! may return under the memory model.
+//! The locks under the model checker, which tries every interleaving (with few preemptions) and every value
+//! that an atomic load may return under the memory model.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p pvlock --release --test loom`
 //!
@@ -20,7 +20,7 @@ use pvlock::{
     SpinBudget, Tas, Ticket,
 };
 
-const CPUS: usize = 3;
+const CPUS: usize = 4;
 
 struct Cpu {
     locks: PerCpu,
@@ -70,6 +70,8 @@ const WAKES_FOR_NO_REASON: u32 = 1;
 const KICKS_ARE_NOT_LATCHED: u32 = 2;
 const WAITER_DOES_NOT_FENCE: u32 = 3;
 const HOLDER_DOES_NOT_FENCE: u32 = 4;
+const HEAD_SLEEPS_AGAIN: u32 = 5;
+const HEAD_SLEEPS_AND_WAKES_AGAIN: u32 = 6;
 
 /// loom's threads, which spin `SPIN` turns before they sleep.
 struct Model<const SPIN: u32, const KIND: u32>;
@@ -77,9 +79,11 @@ struct Model<const SPIN: u32, const KIND: u32>;
 type Correct = Model<1, CORRECT>;
 type Patient = Model<2, CORRECT>;
 type Restless = Model<1, WAKES_FOR_NO_REASON>;
+type Sleepy = Model<1, HEAD_SLEEPS_AGAIN>;
+type SleepyRestless = Model<1, HEAD_SLEEPS_AND_WAKES_AGAIN>;
 
-// SAFETY: each thread of a model sets a number of its own, and handlers return to what they interrupt. Kicks are latched,
-// except in the model that shows why they must be.
+// SAFETY: each thread of a model sets a number of its own, and handlers return to what they interrupt. Kicks
+// are latched, except in the model that shows why they must be.
 unsafe impl<const SPIN: u32, const KIND: u32> Platform for Model<SPIN, KIND> {
     fn this_cpu() -> CpuId {
         CpuId::new(THIS_CPU.with(Cell::get))
@@ -95,7 +99,8 @@ unsafe impl<const SPIN: u32, const KIND: u32> Platform for Model<SPIN, KIND> {
 
     fn wait(word: &AtomicU32, mask: u32, asleep: u32) {
         run_handler(&ON_WAIT);
-        if KIND == WAKES_FOR_NO_REASON && SLEEPS.with(|sleeps| sleeps.replace(sleeps.get() + 1)) == 0 {
+        let for_no_reason = matches!(KIND, WAKES_FOR_NO_REASON | HEAD_SLEEPS_AND_WAKES_AGAIN);
+        if for_no_reason && SLEEPS.with(|sleeps| sleeps.replace(sleeps.get() + 1)) == 0 {
             return;
         }
         let look = || word.load(Ordering::Relaxed) & mask == asleep;
@@ -119,8 +124,9 @@ unsafe impl<const SPIN: u32, const KIND: u32> Platform for Model<SPIN, KIND> {
 
     fn relax() {
         run_handler(&ON_RELAX);
-        // Two that spin could have their turns alternately for ever, while the one they wait for has none. A thread that
-        // has spun this often ends the search for other ways to go on from here; loom is fair from then on.
+        // Two that spin could have their turns alternately for ever, while the one they wait for has none. A
+        // thread that has spun this often ends the search for other ways to go on from here; loom is fair
+        // from then on.
         let turns = TURNS.with(|turns| turns.replace(turns.get() + 1));
         if turns == MAX_TURNS {
             loom::skip_branch();
@@ -138,6 +144,10 @@ unsafe impl<const SPIN: u32, const KIND: u32> Platform for Model<SPIN, KIND> {
 
     fn steal_budget() -> SpinBudget {
         SpinBudget::Iterations(SPIN)
+    }
+
+    fn head_sleeps_again() -> bool {
+        matches!(KIND, HEAD_SLEEPS_AGAIN | HEAD_SLEEPS_AND_WAKES_AGAIN)
     }
 
     const FAULT: Fault = match KIND {
@@ -174,6 +184,7 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) -> Tota
         let (totals, executions) = (totals.clone(), executions.clone());
         move || {
             model();
+            assert_eq!(HASH.sleepers(), 0, "a sleeping head was left in the hash");
             executions.fetch_add(1, Ordering::Relaxed);
             for (total, &event) in totals.iter().zip(Event::ALL) {
                 let sum = MACHINE.iter().map(|cpu| cpu.locks.count(event)).sum();
@@ -204,7 +215,8 @@ fn join(threads: Vec<JoinHandle<()>>) {
     }
 }
 
-/// Something for all threads of one execution. It is never dropped: loom cannot drop its types when it has found a deadlock.
+/// Something for all threads of one execution. It is never dropped: loom cannot drop its types when it has
+/// found a deadlock.
 fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
@@ -283,12 +295,18 @@ macro_rules! lock_models {
 
             #[test]
             fn two_cpus_twice() {
-                explore($preemptions, || come_together($lock::<Correct>::new, 1, 2));
+                explore(5, || come_together($lock::<Correct>::new, 1, 2));
             }
 
             #[test]
             fn three_cpus() {
                 explore($preemptions, || come_together($lock::<Correct>::new, 2, 1));
+            }
+
+            /// With nodes that have been used before.
+            #[test]
+            fn three_cpus_one_twice() {
+                explore($preemptions, || come_together($lock::<Correct>::new, 2, 2));
             }
 
             #[test]
@@ -298,7 +316,7 @@ macro_rules! lock_models {
 
             #[test]
             fn try_lock() {
-                explore(3, || try_to_lock($lock::<Correct>::new));
+                explore(5, || try_to_lock($lock::<Correct>::new));
             }
         }
     )*};
@@ -312,8 +330,8 @@ lock_models! {
     pvqspinlock: PvQSpinlock, 3;
 }
 
-/// The ways through the paravirtual slow path are there to be explored: sleeping heads and waiters, entered by themselves or by
-/// their predecessors, kicks, thieves.
+/// The ways through the paravirtual slow path are there to be explored: sleeping heads and waiters, entered
+/// by themselves or by their predecessors, kicks, thieves.
 #[test]
 fn pvqspinlock_takes_every_way() {
     let totals = explore(2, || come_to_a_held_lock(PvQSpinlock::<Correct>::new, 2));
@@ -324,6 +342,12 @@ fn pvqspinlock_takes_every_way() {
         Event::PvLockStealing,
     ]);
     totals.saw(&[Event::PvWaitEarly, Event::PvHashHops, Event::LockSlowpath]);
+}
+
+/// Holder, head, middle and tail.
+#[test]
+fn pvqspinlock_with_three_waiters() {
+    explore(2, || come_to_a_held_lock(PvQSpinlock::<Correct>::new, 3));
 }
 
 /// Waiters look twice, and so see more of what the others do, before they sleep.
@@ -337,7 +361,21 @@ fn pvqspinlock_with_spurious_wakeups() {
     explore(3, || come_to_a_held_lock(PvQSpinlock::<Restless>::new, 2));
 }
 
-/// Two heads enter themselves in the hash, which has one cache line for both, and the holder of both locks takes them out.
+/// A head that was kicked in vain enters itself again, and is kicked again.
+#[test]
+fn pvqspinlock_whose_head_sleeps_again() {
+    explore(4, || come_together(PvQSpinlock::<Sleepy>::new, 1, 3));
+    explore(3, || come_together(PvQSpinlock::<Sleepy>::new, 2, 2)).saw(&[Event::PvWaitAgain]);
+    explore(2, || come_to_a_held_lock(PvQSpinlock::<Sleepy>::new, 3)).saw(&[Event::PvWaitNode]);
+}
+
+#[test]
+fn pvqspinlock_whose_head_sleeps_again_with_spurious_wakeups() {
+    explore(3, || come_to_a_held_lock(PvQSpinlock::<SleepyRestless>::new, 2)).saw(&[Event::PvWaitHead]);
+}
+
+/// Two heads enter themselves in the hash, which has one cache line for both, and the holder of both locks
+/// takes them out.
 #[test]
 fn two_locks_share_the_hash() {
     explore(3, || {
@@ -353,13 +391,13 @@ fn two_locks_share_the_hash() {
     .saw(&[Event::PvWaitHead, Event::PvKickUnlock]);
 }
 
-/// A waiter is interrupted, by a handler that waits for another lock: while it spins, or when it is about to sleep. The kick for
-/// the first lock may end the sleep for the second.
+/// A waiter is interrupted, by a handler that waits for another lock: while it spins, or when it is about to
+/// sleep. The kick for the first lock may end the sleep for the second.
 fn interrupt(at: &'static LocalKey<RefCell<Option<Handler>>>) -> Totals {
-    explore(3, move || {
+    explore(5, move || {
         let (outer, inner) = (
-            Guarded::new(PvQSpinlock::<Correct>::new()),
-            Guarded::new(PvQSpinlock::<Correct>::new()),
+            Guarded::new(PvQSpinlock::<Patient>::new()),
+            Guarded::new(PvQSpinlock::<Patient>::new()),
         );
         let guards = (outer.lock.lock(), inner.lock.lock());
         let threads = start(1, move |_| {
@@ -386,7 +424,8 @@ fn pvqspinlock_interrupted_before_it_sleeps() {
     interrupt(&ON_WAIT).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
 }
 
-/// What each CPU did before the barrier is seen by each after it, and one of them is told that it was the last.
+/// What each CPU did before the barrier is seen by each after it, and one of them is told that it was the
+/// last.
 fn meet(cpus: u32, rounds: u32, preemptions: usize) {
     explore(preemptions, move || {
         let barrier = leak(Barrier::<Correct>::new());

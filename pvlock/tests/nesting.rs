@@ -1,4 +1,5 @@
-//! Locks used while waiting for locks, as interrupt handlers do; and guards that are kept, forgotten, or dropped in another order.
+//! Locks used while waiting for locks, as interrupt handlers do; and guards that are kept, forgotten, or
+//! dropped in another order.
 
 #![cfg(not(loom))]
 
@@ -7,7 +8,7 @@ mod common;
 use std::fmt::Debug;
 use std::sync::mpsc;
 
-use common::host::{self, Sleepy};
+use common::host::{self, Balanced, Sleepy};
 use common::scenario::Actor;
 use common::watchdog;
 use lock_api::{Mutex, RawMutex};
@@ -31,8 +32,8 @@ fn wait_nested<R: RawMutex + 'static>(locks: &'static [&'static Mutex<R, u64>]) 
     }
 }
 
-/// A context on one CPU waits in five queues at once; there are nodes for four. With `pending`, another waiter keeps the pending
-/// bit of every lock, so that the first context has to queue as well.
+/// A context on one CPU waits in five queues at once; there are nodes for four. With `pending`, another
+/// waiter keeps the pending bit of every lock, so that the first context has to queue as well.
 fn five_levels<R: RawMutex + Debug + Send + Sync + 'static>(pending: bool) {
     let locks: &'static [_] = Box::leak((0..5).map(|_| leak::<R>()).collect());
     let holder = Actor::new("holder");
@@ -89,7 +90,7 @@ fn qspinlock_nests() {
 
 #[test]
 fn pvqspinlock_nests() {
-    five_levels::<PvQSpinlock<Sleepy>>(false);
+    five_levels::<PvQSpinlock<Balanced>>(false);
 }
 
 /// Takes `lock` while `holder` has it, and so with a node, and keeps the guard in `keeper`.

@@ -1,4 +1,5 @@
-//! The paravirtual lock, step by step: each way through its slow path is taken because the scenario leaves no other.
+//! The paravirtual lock, step by step: each way through its slow path is taken because the scenario leaves no
+//! other.
 
 #![cfg(not(loom))]
 
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::host::{self, Sleepy};
+use common::host::{self, Host, Sleepy};
 use common::scenario::Actor;
 use common::watchdog;
 use lock_api::{Mutex, RawMutex};
@@ -111,7 +112,33 @@ fn a_thief_gets_past_a_sleeping_head() {
     assert!(word(lock).contains("0x00000000 (free)"), "{}", word(lock));
 }
 
-/// From the moment it stores "free" an unlock leaves the lock's memory alone: the next holder may have freed it.
+/// While the head spins, the pending bit keeps a newcomer from stealing, however long that would like to: it
+/// queues.
+#[test]
+fn a_spinning_head_bars_thieves() {
+    type Patient = Mutex<PvQSpinlock<Host<{ u32::MAX }, { u32::MAX }>>, u64>;
+    let lock: &'static Patient = Box::leak(Box::new(Mutex::new(0)));
+    // SAFETY: only printed.
+    let word = || format!("{:?}", unsafe { lock.raw() });
+    let (holder, head, newcomer) = (Actor::new("holder"), Actor::new("head"), Actor::new("newcomer"));
+    holder.run(|| lock.lock());
+    head.begin(|| lock.lock());
+    watchdog::until("the head spins", || word().contains("pending"));
+    newcomer.begin(|| lock.lock());
+    let queued = format!("tail cpu {} ", newcomer.cpu().get());
+    watchdog::until("the newcomer queues", || word().contains(&queued));
+
+    holder.drop_last();
+    head.finish();
+    assert!(!newcomer.is_idle(), "two holders");
+    head.drop_last();
+    newcomer.finish();
+    newcomer.drop_last();
+    assert!(word().contains("0x00000000 (free)"), "{}", word());
+}
+
+/// From the moment it stores "free" an unlock leaves the lock's memory alone: the next holder may have freed
+/// it.
 #[test]
 fn unlock_does_not_touch_the_lock_after_the_release() {
     const POISON: u8 = 0xa5;
@@ -120,8 +147,8 @@ fn unlock_does_not_touch_the_lock_after_the_release() {
     const { assert!(size_of::<Raw>() == 4 && align_of::<Raw>() <= 8) };
     let place = memory.as_ptr().cast::<Raw>().expose_provenance();
     let raw = move || {
-        // SAFETY: the memory lives for ever, is large and aligned enough, and holds a lock until it is poisoned, which is after
-        // the last use of this.
+        // SAFETY: the memory lives for ever, is large and aligned enough, and holds a lock until it is
+        // poisoned, which is after the last use of this.
         unsafe { &*std::ptr::with_exposed_provenance::<Raw>(place) }
     };
     // SAFETY: nobody else knows the memory yet.
@@ -143,7 +170,8 @@ fn unlock_does_not_touch_the_lock_after_the_release() {
     });
     // SAFETY: this thread of the actor has locked it.
     holder.begin(move || unsafe { raw().unlock(lock_api::GuardNoSend::new()) });
-    // The holder has released and kicked, and stays in `unlock`. The head gets the lock, is the last user, and frees it.
+    // The holder has released and kicked, and stays in `unlock`. The head gets the lock, is the last user,
+    // and frees it.
     watchdog::receive(&proceed);
     head.finish();
     // SAFETY: the head has locked it.

@@ -77,7 +77,10 @@ fn only_guests_are_booted() {
     refuses("boot --kernel /no/such/file", "/no/such/file");
     refuses("boot --kernel /", "regular file");
     refuses("boot --kernel /dev/zero", "regular file");
-    refuses("boot --kernel /etc/passwd", "not a 64-bit ELF");
+    let text = std::env::temp_dir().join(format!("pvlab-text-{}", std::process::id()));
+    fs::write(&text, "#!/bin/sh\n").expect("temporary files can be written");
+    refuses(&format!("boot --kernel {}", text.display()), "not a 64-bit ELF");
+    fs::remove_file(&text).expect("what was written can be removed");
     refuses(&format!("boot --kernel {PROGRAM}"), "no pvlab version note");
 }
 

@@ -68,7 +68,8 @@ impl Vm {
                 memory_size: len,
                 userspace_addr: host,
             };
-            // SAFETY: the host range is a mapping of `memory`, which outlives the VM: `Vm` and `Machine` see to the order.
+            // SAFETY: the host range is a mapping of `memory`, which is there for as long as a vCPU can run: first
+            // `Vm` owns both, then every vCPU's thread holds the `Machine` that owns the memory.
             unsafe { vm.set_user_memory_region(region) }.map_err(fail("map guest memory"))?;
         }
         let cpuid = kvm

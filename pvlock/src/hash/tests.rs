@@ -54,6 +54,7 @@ proptest! {
                         let hops = hash.insert(lock, node(raw));
                         prop_assert!(hops >= 1 && hops <= model.len() as u64 + 1);
                         model.insert(lock, raw);
+                        prop_assert_eq!(hash.sleepers(), model.len());
                     }
                 }
                 Step::Remove { which } if !model.is_empty() => {
@@ -68,7 +69,7 @@ proptest! {
         for (lock, raw) in model {
             prop_assert_eq!(hash.remove(lock).raw(), raw);
         }
-        prop_assert!(hash.entries.iter().all(|entry| entry.lock.load(super::Ordering::Relaxed) == 0));
+        prop_assert_eq!(hash.sleepers(), 0);
     }
 }
 

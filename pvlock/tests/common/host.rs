@@ -1,7 +1,7 @@
 //! Threads as CPUs.
 //!
-//! A thread gets a number when it first asks for one and gives it back when it ends, so tests in one process do not get in
-//! each other's way. Sleeping is a latch: a flag under a mutex, with a condition variable.
+//! A thread gets a number when it first asks for one and gives it back when it ends, so tests in one process
+//! do not get in each other's way. Sleeping is a latch: a flag under a mutex, with a condition variable.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -131,8 +131,8 @@ pub(crate) fn describe() -> String {
     text
 }
 
-/// Threads, whose waiters spin `SPIN` turns before they sleep and steal for `STEAL` turns. With `SPURIOUS`, every other sleep
-/// ends at once for no reason.
+/// Threads, whose waiters spin `SPIN` turns before they sleep and steal for `STEAL` turns. With `SPURIOUS`,
+/// every other sleep ends at once for no reason.
 pub(crate) struct Host<const SPIN: u32, const STEAL: u32, const SPURIOUS: bool = false>;
 
 /// Sleeps as soon as it can.
@@ -142,8 +142,9 @@ pub(crate) type Restless = Host<1, 1, true>;
 /// Sleeps sometimes.
 pub(crate) type Balanced = Host<100, 100>;
 
-// SAFETY: numbers come from a pool, so they are unique, and a thread keeps its own; each indexes an area of its own; handlers
-// run within the call they interrupt. Kicks are latched under a mutex, which also orders what came before a kick.
+// SAFETY: numbers come from a pool, so they are unique, and a thread keeps its own; each indexes an area of
+// its own; handlers run within the call they interrupt. Kicks are latched under a mutex, which also orders
+// what came before a kick.
 unsafe impl<const SPIN: u32, const STEAL: u32, const SPURIOUS: bool> Platform
     for Host<SPIN, STEAL, SPURIOUS>
 {

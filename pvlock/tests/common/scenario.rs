@@ -12,7 +12,8 @@ use super::{host, watchdog};
 
 type Step = Box<dyn FnOnce(&mut VecDeque<Box<dyn Any>>) + Send>;
 
-/// A thread that waits for orders. It keeps what an order returns, a guard for instance, until it is told to drop it.
+/// A thread that waits for orders. It keeps what an order returns, a guard for instance, until it is told to
+/// drop it.
 pub(crate) struct Actor {
     name: &'static str,
     cpu: CpuId,

@@ -42,7 +42,8 @@ pub(crate) fn receive<T>(channel: &mpsc::Receiver<T>) -> T {
 ///
 /// # Panics
 ///
-/// If one of them does; or, with `state` and the state of all threads, if they do not end. They are left behind then.
+/// If one of them does; or, with `state` and the state of all threads, if they do not end. They are left
+/// behind then.
 pub(crate) fn threads<T: Send + 'static>(
     count: usize,
     state: impl Fn() -> String,

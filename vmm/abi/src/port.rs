@@ -28,7 +28,7 @@ pub const MEASURE: u16 = 0x508;
 /// Ports from 0 up to, not including, this one may be used: what the guest's I/O permission bitmap has to cover.
 pub const LIMIT: u16 = 0x50c;
 
-/// Values of [`EXIT`](super::port::EXIT).
+/// Values of [`EXIT`].
 pub mod exit_code {
     /// The workload ran to its end and the report is complete.
     pub const DONE: u32 = 0;
@@ -42,7 +42,7 @@ pub mod exit_code {
     pub const VERSION: u32 = 4;
 }
 
-/// Values of [`MEASURE`](super::port::MEASURE).
+/// Values of [`MEASURE`].
 pub mod measure {
     /// The vCPUs are about to start the workload.
     pub const BEGIN: u32 = 0;
