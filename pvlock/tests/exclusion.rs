@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::host::{Balanced, Restless, Sleepy};
+use common::host::{Balanced, Restless, RestlessAgain, Sleepy, SleepyAgain};
 use common::watchdog;
 use lock_api::RawMutex;
 use pvlock::{Busted, Mcs, PvQSpinlock, QSpinlock, Tas, Ticket};
@@ -94,6 +94,8 @@ torture_tests! {
     pvqspinlock_excludes_when_it_sleeps_at_once: PvQSpinlock<Sleepy>,
     pvqspinlock_excludes_when_it_sleeps_sometimes: PvQSpinlock<Balanced>,
     pvqspinlock_excludes_when_it_wakes_for_no_reason: PvQSpinlock<Restless>,
+    pvqspinlock_excludes_when_its_head_sleeps_again: PvQSpinlock<SleepyAgain>,
+    pvqspinlock_excludes_when_its_head_sleeps_again_and_wakes: PvQSpinlock<RestlessAgain>,
 }
 
 /// The negative control: the same check sees a lock that does not exclude.

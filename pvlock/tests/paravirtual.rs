@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::host::{self, Host, Sleepy};
+use common::host::{self, Host, Sleepy, SleepyAgain};
 use common::scenario::Actor;
 use common::watchdog;
 use lock_api::{Mutex, RawMutex};
-use pvlock::{Event, PvQSpinlock};
+use pvlock::{Event, Platform, PvQSpinlock};
 
 type Lock = Mutex<PvQSpinlock<Sleepy>, u64>;
 
@@ -76,10 +76,12 @@ fn sleepers_are_woken_in_turn() {
     assert!(word(lock).contains("0x00000000 (free)"), "{}", word(lock));
 }
 
-/// A newcomer takes the lock while the kicked head is not yet there; the head then waits again.
-#[test]
-fn a_thief_gets_past_a_sleeping_head() {
-    let lock = lock();
+/// A newcomer takes the lock between its release and the kick; the head then waits again. `rests` is called
+/// while it does.
+fn steal_past_a_sleeping_head<P: Platform>(rests: impl FnOnce(&Actor, &dyn Fn() -> String)) {
+    let lock: &'static Mutex<PvQSpinlock<P>, u64> = Box::leak(Box::new(Mutex::new(0)));
+    // SAFETY: only printed.
+    let word = || format!("{:?}", unsafe { lock.raw() });
     let (holder, head, thief) = (Actor::new("holder"), Actor::new("head"), Actor::new("thief"));
     holder.run(|| lock.lock());
     let (slept, again) = (head.watch(Event::PvWaitHead), head.watch(Event::PvWaitAgain));
@@ -87,7 +89,6 @@ fn a_thief_gets_past_a_sleeping_head() {
     slept.until_seen();
 
     let stolen = thief.watch(Event::PvLockStealing);
-    // Between the release and the kick.
     let (ask, asked) = mpsc::channel();
     let (answer, answered) = mpsc::channel();
     holder.run(move || {
@@ -106,10 +107,32 @@ fn a_thief_gets_past_a_sleeping_head() {
 
     again.until_seen();
     assert!(!head.is_idle(), "two holders");
+    rests(&head, &word);
     thief.drop_last();
     head.finish();
     head.drop_last();
-    assert!(word(lock).contains("0x00000000 (free)"), "{}", word(lock));
+    assert!(word().contains("0x00000000 (free)"), "{}", word());
+}
+
+/// Under Linux's rule it spins.
+#[test]
+fn a_head_that_was_robbed_spins() {
+    steal_past_a_sleeping_head::<Sleepy>(|head, word| {
+        let halts = host::cpu(head.cpu()).usage().halts;
+        let rounds = head.watch(Event::PvWaitAgain);
+        watchdog::until("the head has spun several budgets", || rounds.count() > 3);
+        assert_eq!(host::cpu(head.cpu()).usage().halts, halts);
+        assert!(word().contains("locked"), "{}", word());
+    });
+}
+
+/// If the platform says so, it enters itself in the hash again, and the thief kicks it.
+#[test]
+fn a_head_that_was_robbed_sleeps_again() {
+    steal_past_a_sleeping_head::<SleepyAgain>(|head, word| {
+        watchdog::until("the head sleeps", || host::is_asleep(head.cpu()));
+        assert!(word().contains("slow"), "{}", word());
+    });
 }
 
 /// While the head spins, the pending bit keeps a newcomer from stealing, however long that would like to: it

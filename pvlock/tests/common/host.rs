@@ -132,21 +132,30 @@ pub(crate) fn describe() -> String {
 }
 
 /// Threads, whose waiters spin `SPIN` turns before they sleep and steal for `STEAL` turns. With `SPURIOUS`,
-/// every other sleep ends at once for no reason.
-pub(crate) struct Host<const SPIN: u32, const STEAL: u32, const SPURIOUS: bool = false>;
+/// every other sleep ends at once for no reason; with `AGAIN`, a head that was kicked in vain sleeps again.
+pub(crate) struct Host<
+    const SPIN: u32,
+    const STEAL: u32,
+    const SPURIOUS: bool = false,
+    const AGAIN: bool = false,
+>;
 
 /// Sleeps as soon as it can.
 pub(crate) type Sleepy = Host<1, 1>;
 /// Likewise, and wakes for no reason.
 pub(crate) type Restless = Host<1, 1, true>;
+/// Sleeps as often as it can.
+pub(crate) type SleepyAgain = Host<1, 1, false, true>;
+/// Likewise, and wakes for no reason.
+pub(crate) type RestlessAgain = Host<1, 1, true, true>;
 /// Sleeps sometimes.
 pub(crate) type Balanced = Host<100, 100>;
 
-// SAFETY: numbers come from a pool, so they are unique, and a thread keeps its own; each indexes an area of
-// its own; handlers run within the call they interrupt. Kicks are latched under a mutex, which also orders
-// what came before a kick.
-unsafe impl<const SPIN: u32, const STEAL: u32, const SPURIOUS: bool> Platform
-    for Host<SPIN, STEAL, SPURIOUS>
+// SAFETY: numbers come from a pool, so they are unique, and a thread keeps its own; each indexes an area of its
+// own; handlers run within the call they interrupt. Kicks are latched under a mutex, which also orders what
+// came before a kick.
+unsafe impl<const SPIN: u32, const STEAL: u32, const SPURIOUS: bool, const AGAIN: bool> Platform
+    for Host<SPIN, STEAL, SPURIOUS, AGAIN>
 {
     fn this_cpu() -> CpuId {
         this_cpu()
@@ -207,5 +216,9 @@ unsafe impl<const SPIN: u32, const STEAL: u32, const SPURIOUS: bool> Platform
 
     fn steal_budget() -> SpinBudget {
         SpinBudget::Iterations(STEAL)
+    }
+
+    fn head_sleeps_again() -> bool {
+        AGAIN
     }
 }
