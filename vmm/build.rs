@@ -34,7 +34,10 @@ fn main() {
             cargo.env_remove(&*name);
         }
     }
+    // Set, though empty: otherwise flags from the user's cargo configuration, such as a target CPU whose vector registers
+    // the guest does not turn on, would apply.
     cargo
+        .env("CARGO_ENCODED_RUSTFLAGS", "")
         .current_dir(&root)
         .args([
             "build",

@@ -1,5 +1,6 @@
 //! The TSC, and loops of calibrated length.
 
+use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
@@ -53,6 +54,8 @@ impl Pace {
         const UNITS: u64 = 4096;
         const TRIES: u32 = 16;
         let line = Line::new();
+        // As if it were shared: else the compiler, which sees that it is not, might keep it in registers.
+        black_box(&line);
         line.work(UNITS);
         let mut best = u64::MAX;
         for _ in 0..TRIES {

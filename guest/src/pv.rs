@@ -35,12 +35,16 @@ pub(crate) fn meet() {
     BARRIER.wait(Cpu::current().boot().vcpus);
 }
 
-/// The budget the configuration asks for; `None` if it is to be the measured cost of a wake-up.
+/// The budget that the configuration, or the lock itself, asks for; `None` if it is to be the measured cost of a wake-up.
 pub(crate) fn configured_budget(boot: &BootInfo, lock: LockKind) -> Option<SpinBudget> {
-    match (boot.run.spin_kind, lock) {
-        (spin::FIXED, _) => Some(SpinBudget::Cycles(clock::from_ns(boot, boot.run.spin_ns))),
-        (spin::DEFAULT, LockKind::PvQSpinlockLinux) => Some(SpinBudget::LINUX),
-        _ => None,
+    match (lock, boot.run.spin_kind) {
+        (LockKind::PvQSpinlock | LockKind::PvQSpinlockLinux, spin::FIXED) => {
+            Some(SpinBudget::Cycles(clock::from_ns(boot, boot.run.spin_ns)))
+        }
+        (LockKind::PvQSpinlockLinux, spin::DEFAULT) => Some(SpinBudget::LINUX),
+        (LockKind::PvQSpinlock | LockKind::PvQSpinlockLinux, _) => None,
+        // The others spin until they have the lock; nothing asks.
+        _ => Some(SpinBudget::Cycles(0)),
     }
 }
 

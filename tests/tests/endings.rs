@@ -1,17 +1,26 @@
 //! Every bad end has its message and its exit code, and comes in time.
 
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use integration_tests::{alone, command, kvm, one_line, vmm};
+use abi::config::{LockKind, Workload};
+use integration_tests::{alone, command, config, kvm, one_line, vmm};
+use vmm::{Ended, Io, Kernel, launch};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
 
 fn run(arguments: &str) -> Output {
-    vmm(PROGRAM, &format!("run --vcpus 3 {arguments}"))
+    // Patience, unless the guest is meant to hang.
+    let timeout = if arguments.contains("--timeout") {
+        ""
+    } else {
+        "--timeout 600s"
+    };
+    vmm(PROGRAM, &format!("run --vcpus 3 {timeout} {arguments}"))
 }
 
 /// Runs a workload that ends badly; its last line on stderr must hold all of `words`.
@@ -176,9 +185,8 @@ fn signals_end_it_cleanly() {
     let _alone = alone();
     for (signal, name) in [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")] {
         let mut child = start_long_run();
-        // Once the vCPU threads are there, the guest runs; a signal before that must end it as well, and does so here
-        // if the machine is slow.
-        for _ in 0..200 {
+        // Once the vCPU threads are there, the guest runs, and signals are the program's own affair.
+        for _ in 0..6000 {
             let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).map(Iterator::count);
             if threads.is_ok_and(|threads| threads > 3) {
                 break;
@@ -212,4 +220,24 @@ fn a_reader_that_goes_away_is_no_reason_to_panic() {
     let output = child.wait_with_output().expect("a child can be waited for");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!said.contains("panicked"), "{said}");
+}
+
+/// A guest that prints for ever, to a user who never reads, is stopped like any other that hangs.
+#[test]
+fn a_user_who_does_not_read_cannot_keep_a_guest_alive() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let (_unread, console) = UnixStream::pair().expect("sockets can be had");
+    let mut config = config(Workload::Babble, LockKind::Tas, 3, 2);
+    config.timeout = Duration::from_secs(3);
+    let io = Io {
+        stop: None,
+        console: Box::new(console),
+        input: None,
+    };
+    let outcome = launch(&config, Kernel::embedded(), io).expect("it can be launched");
+    assert_eq!(outcome.ended, Ended::Timeout, "{}", outcome.detail);
+    assert!(!outcome.detail.contains("inside KVM"), "{}", outcome.detail);
 }

@@ -1,5 +1,6 @@
 //! Bad arguments get one line that says what, why and what to do, and code 2; a host without KVM, code 3.
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Output;
 use std::{fs, io, ptr};
@@ -144,7 +145,10 @@ fn without_kvm_it_says_what_to_do() {
                 fs::metadata("/proc/self/ns/user").is_err() || !kvm_required(),
                 "cannot hide /dev/kvm"
             );
-            eprintln!("SKIPPED: this process may not make a mount namespace");
+            let _ = writeln!(
+                io::stderr(),
+                "SKIPPED without_kvm: this process may not make a mount namespace"
+            );
             return;
         };
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,17 +1,14 @@
-//! The guest's console: vm-superio's 16550, and a short memory of what it printed.
+//! The guest's console: vm-superio's 16550.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::output::Output;
 use abi::port;
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-/// How much of the guest's last output is remembered, in bytes.
-const REMEMBERED: usize = 4096;
 
 /// What the guest's last words begin with, by agreement with nobody: another kernel's are just not found.
 const LAST_WORD: &str = "guest vCPU ";
@@ -19,11 +16,12 @@ const LAST_WORD: &str = "guest vCPU ";
 /// The console device, shared by all vCPU threads.
 pub(crate) struct Console {
     serial: Mutex<Device>,
+    pub(crate) output: Arc<Output>,
     /// Readable when the guest has read all input there was: there is room for more.
     pub(crate) room: EventFd,
 }
 
-type Device = Serial<NoInterrupt, InputRead, Tee>;
+type Device = Serial<NoInterrupt, InputRead, Queued>;
 
 /// The guest polls; there are no interrupts.
 struct NoInterrupt;
@@ -48,26 +46,17 @@ impl SerialEvents for InputRead {
     }
 }
 
-/// Passes output on and remembers the end of it.
-struct Tee {
-    out: Box<dyn Write + Send>,
-    remembered: VecDeque<u8>,
-}
+/// Passes output on.
+struct Queued(Arc<Output>);
 
-impl Write for Tee {
+impl Write for Queued {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            if self.remembered.len() == REMEMBERED {
-                self.remembered.pop_front();
-            }
-            self.remembered.push_back(*byte);
-        }
-        self.out.write_all(bytes)?;
+        self.0.push(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        Ok(())
     }
 }
 
@@ -76,12 +65,10 @@ impl Console {
     pub(crate) fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
         let room = EventFd::new(EFD_NONBLOCK)?;
         let events = InputRead(room.try_clone()?);
-        let tee = Tee {
-            out,
-            remembered: VecDeque::new(),
-        };
+        let output = Arc::new(Output::start(out)?);
         Ok(Self {
-            serial: Mutex::new(Serial::with_events(NoInterrupt, events, tee)),
+            serial: Mutex::new(Serial::with_events(NoInterrupt, events, Queued(output.clone()))),
+            output,
             room,
         })
     }
@@ -98,7 +85,9 @@ impl Console {
 
     /// The guest writes `value` to `port`, one of the console's.
     pub(crate) fn write(&self, port: u16, value: u8) {
-        // What cannot be written (a closed pipe) is the user's wish; the guest goes on.
+        // Before the device is locked: who waits for the user must not hold up anybody else.
+        self.output.wait_for_room();
+        // Neither the interrupt nor the queue can fail.
         let _ = self.serial().write((port - port::CONSOLE) as u8, value);
     }
 
@@ -116,11 +105,21 @@ impl Console {
 
     /// The line in which the guest said why it ends, if it said so; control characters are escaped.
     pub(crate) fn last_word(&self) -> Option<String> {
-        let mut serial = self.serial();
-        let remembered = serial.writer_mut().remembered.make_contiguous();
-        let text = String::from_utf8_lossy(remembered);
+        let text = self.output.recent();
         let start = text.rfind(LAST_WORD)?;
-        Some(text[start..].lines().next()?.trim().escape_debug().to_string())
+        let line = text[start..].lines().next()?;
+        Some(
+            line.trim()
+                .chars()
+                .map(|c| {
+                    if c.is_control() {
+                        c.escape_default().to_string()
+                    } else {
+                        c.into()
+                    }
+                })
+                .collect(),
+        )
     }
 }
 
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn remembers_the_last_word_and_only_so_much() {
+    fn remembers_the_last_word() {
         let console = Console::new(Box::new(io::sink())).unwrap();
         assert_eq!(console.last_word(), None);
         for byte in "noise\n"
@@ -143,6 +142,5 @@ mod tests {
             console.last_word().unwrap(),
             "guest vCPU 3: panicked at a.rs:1:2: \\u{1b}[2J why"
         );
-        assert!(console.serial().writer().remembered.len() <= REMEMBERED);
     }
 }

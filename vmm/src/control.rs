@@ -43,10 +43,11 @@ pub(crate) fn wait(
     let mut manager = EventManager::<Control>::new().map_err(other)?;
     let id = manager.add_subscriber(control);
     loop {
-        manager.run().map_err(other)?;
+        // First: something may have happened while the subscriber was added.
         if let Some(event) = manager.subscriber_mut(id).map_err(other)?.happened {
             return Ok(event);
         }
+        manager.run().map_err(other)?;
     }
 }
 

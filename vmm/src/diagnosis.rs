@@ -27,6 +27,14 @@ pub(crate) fn outcome(
     places: &[Place],
 ) -> Result<Outcome, Error> {
     let (ended, detail) = match (machine.cause(), event) {
+        // Its memory may still change under our eyes, and its thread is still there.
+        (Some(_), _) if places.contains(&Place::Kvm) => (
+            Ended::Error,
+            format!(
+                "the guest ended, but not all of it: {}",
+                whereabouts(machine, kernel, places)
+            ),
+        ),
         (Some(cause), _) => explain(cause, machine, kernel),
         (None, Event::Timeout) => {
             let whereabouts = whereabouts(machine, kernel, places);
@@ -87,7 +95,11 @@ fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) 
             } else {
                 Ended::Error
             };
-            let registers = registers(&crash.registers, kernel);
+            // The address a processor starts at: KVM has reset the vCPU (on AMD's it does so at a triple fault).
+            let registers = match crash.registers.rip {
+                0xfff0 => "KVM has reset its registers".into(),
+                _ => registers(&crash.registers, kernel),
+            };
             (ended, format!("vCPU {} {}; {registers}", crash.vcpu, crash.what))
         }
     }

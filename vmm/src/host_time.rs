@@ -32,17 +32,25 @@ impl Accounts {
             .push(id);
     }
 
-    /// The measurement begins. A guest that says so again starts over.
-    pub(crate) fn begin(&self) {
-        let now = self.read();
-        self.edges.lock().unwrap_or_else(PoisonError::into_inner).begin = Some(now);
+    /// The measurement begins. Returns false, and does nothing, if it has begun before: reading the books of many threads
+    /// takes time that a guest must not be able to waste at will.
+    pub(crate) fn begin(&self) -> bool {
+        let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        if edges.begin.is_some() {
+            return false;
+        }
+        edges.begin = Some(self.read());
+        true
     }
 
-    /// The measurement ends; without a beginning there is nothing to tell.
-    pub(crate) fn end(&self) {
-        let now = self.read();
+    /// The measurement ends. Returns false, and does nothing, if it has not begun, or has ended before.
+    pub(crate) fn end(&self) -> bool {
         let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
-        edges.measured = edges.begin.map(|begin| difference(begin, now));
+        let (Some(begin), None) = (edges.begin, edges.measured) else {
+            return false;
+        };
+        edges.measured = Some(difference(begin, self.read()));
+        true
     }
 
     /// What was used between begin and end.
@@ -122,7 +130,8 @@ mod tests {
         accounts.begin();
         let start = Instant::now();
         while read_thread_cpu() < Duration::from_millis(20) && start.elapsed() < Duration::from_secs(60) {}
-        accounts.end();
+        assert!(accounts.end());
+        assert!(!accounts.end(), "only once");
         let measured = accounts.measured().unwrap();
         assert!(measured.cpu >= Duration::from_millis(5), "{measured:?}");
         assert!(

@@ -50,11 +50,14 @@ fn kick(machine: &Machine, index: u32) {
     }
 }
 
-/// `MEASURE`.
+/// `MEASURE`: each edge counts once.
 fn measure(machine: &Machine, edge: u32) {
-    match edge {
+    let accepted = match edge {
         measure::BEGIN => machine.accounts.begin(),
         measure::END => machine.accounts.end(),
-        _ => machine.reject(),
+        _ => false,
+    };
+    if !accepted {
+        machine.reject();
     }
 }

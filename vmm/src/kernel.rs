@@ -16,11 +16,18 @@ use elf::note::Note;
 use linux_loader::loader::KernelLoader;
 
 use crate::error::Error;
+use crate::layout::end;
 use crate::memory::GuestMemory;
 use crate::page_tables::Access;
 
 /// Largest image that is read: a file named by mistake must not fill the host's memory.
 const MAX_FILE: u64 = 256 << 20;
+
+/// Most segments an image may have, functions whose names are kept, and characters of a name: what a hostile file can
+/// make of a few bytes must have an end.
+const MOST_SEGMENTS: usize = 64;
+const MOST_FUNCTIONS: usize = 1 << 16;
+const LONGEST_NAME: usize = 512;
 
 /// A guest image, checked: a static x86-64 ELF that carries the interface's version note.
 pub struct Kernel {
@@ -84,11 +91,11 @@ impl Kernel {
             .iter()
             .filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0)
         {
-            let end = header.p_paddr.checked_add(header.p_memsz);
+            let past = header.p_paddr.checked_add(header.p_memsz);
             if header.p_paddr != header.p_vaddr
                 || header.p_paddr < KERNEL_BASE
                 || header.p_filesz > header.p_memsz
-                || end.is_none_or(|end| end > HOLE)
+                || past.is_none_or(|past| past > HOLE)
             {
                 return Err(format!(
                     "a segment at {:#x} lies outside the kernel's addresses",
@@ -106,6 +113,14 @@ impl Kernel {
                 },
                 access,
             });
+        }
+        segments.sort_by_key(|segment| segment.region.base);
+        if segments.len() > MOST_SEGMENTS
+            || segments
+                .windows(2)
+                .any(|pair| end(pair[0].region) > pair[1].region.base)
+        {
+            return Err(format!("its segments overlap, or are more than {MOST_SEGMENTS}"));
         }
         let entry = elf.ehdr.e_entry;
         let contains = |segment: &Segment| entry.wrapping_sub(segment.region.base) < segment.region.len;
@@ -133,7 +148,7 @@ impl Kernel {
     pub(crate) fn end(&self) -> u64 {
         self.segments
             .iter()
-            .map(|segment| crate::layout::end(segment.region))
+            .map(|segment| end(segment.region))
             .max()
             .unwrap_or(KERNEL_BASE)
     }
@@ -182,8 +197,7 @@ fn check_version(elf: &ElfBytes<'_, LittleEndian>) -> Result<(), String> {
         for found in notes {
             let Note::Unknown(found) = found else { continue };
             if found.n_type == u64::from(note::TYPE_VERSION)
-                && found.name.trim_ascii_end() == note::NAME.as_bytes()
-                || found.name_str().is_ok_and(|name| name == note::NAME)
+                && found.name_str().is_ok_and(|name| name == note::NAME)
             {
                 let version = <[u8; 4]>::try_from(found.desc).map(u32::from_le_bytes);
                 return match version {
@@ -208,8 +222,14 @@ fn functions(elf: &ElfBytes<'_, LittleEndian>) -> Vec<Symbol> {
     let mut symbols: Vec<_> = table
         .iter()
         .filter(|symbol| symbol.st_symtype() == STT_FUNC)
+        .take(MOST_FUNCTIONS)
         .filter_map(|symbol| {
-            let name = names.get(symbol.st_name as usize).ok()?.to_owned();
+            let name = names
+                .get(symbol.st_name as usize)
+                .ok()?
+                .chars()
+                .take(LONGEST_NAME)
+                .collect();
             let end = symbol.st_value.saturating_add(symbol.st_size);
             Some(Symbol {
                 start: symbol.st_value,
@@ -276,6 +296,14 @@ mod tests {
         let mut file = embedded.to_vec();
         file[24..32].copy_from_slice(&0x1000u64.to_le_bytes());
         assert!(refusal(file).contains("entry point 0x1000"));
+
+        // The second segment where the first one is.
+        let headers = u64::from_le_bytes(embedded[32..40].try_into().unwrap()) as usize;
+        let mut file = embedded.to_vec();
+        for address in [16, 24] {
+            file.copy_within(headers + address..headers + address + 8, headers + 56 + address);
+        }
+        assert!(refusal(file).contains("overlap"));
     }
 
     #[test]

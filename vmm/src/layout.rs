@@ -48,7 +48,12 @@ impl Layout {
         };
         // Room for what the kernel allocates while it boots, a few bytes for each vCPU.
         let needed = end(cpu_areas) + PAGE_SIZE * (1 + u64::from(vcpus));
-        if memory < needed || memory > MAX_MEMORY || needed > HOLE {
+        if needed > HOLE {
+            return Err(Error::Usage(format!(
+                "{vcpus} vCPUs do not fit below the hole in memory at 3 GiB: give fewer"
+            )));
+        }
+        if memory < needed || memory > MAX_MEMORY {
             return Err(Error::Usage(format!(
                 "{} KiB of memory for {vcpus} vCPUs will not do: give the guest between {} KiB and {} GiB",
                 memory >> 10,
@@ -91,11 +96,11 @@ impl Layout {
         }
     }
 
-    /// [`usable`](Self::usable) as the boot information has it, and the number of regions.
-    pub(crate) fn memory_map(&self) -> ([Region; MEMORY_REGIONS], u32) {
+    /// [`usable`](Self::usable) as the boot information has it.
+    pub(crate) fn memory_map(&self) -> [Region; MEMORY_REGIONS] {
         let mut map = [Region::default(); MEMORY_REGIONS];
         map[..self.usable.len()].copy_from_slice(&self.usable);
-        (map, self.usable.len() as u32)
+        map
     }
 }
 

@@ -12,7 +12,7 @@
 //! | `signal` | getting a thread out of `KVM_RUN`, and why no signal is lost |
 //! | `machine` | what the threads of one launch share |
 //! | `control` | the event loop beside the vCPUs: end, time-out, user, console input |
-//! | `console` | the guest's serial port |
+//! | `console`, `output` | the guest's serial port, and a user who may not read it |
 //! | `layout`, `memory`, `page_tables`, `registers` | the machine a vCPU finds when it starts |
 //! | `kernel` | guest images: the embedded one, files, symbols |
 //! | `probe`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
@@ -23,7 +23,8 @@
 //! **A hostile guest.** Everything a guest can choose, it chooses through a port access (`hypercall`), a shared page or
 //! the report it leaves. Port arguments are checked where they are used and counted when refused; memory is read through
 //! vm-memory, at addresses that `layout` chose, never at the guest's; numbers in the report are only ever added,
-//! compared and printed. What it prints is remembered up to a bound and escaped.
+//! compared and printed. What it prints waits in a bounded queue; of that, what appears in
+//! messages is escaped.
 
 mod affinity;
 pub mod cli;
@@ -41,6 +42,7 @@ mod layout;
 mod machine;
 mod memory;
 pub mod outcome;
+mod output;
 mod page_tables;
 mod probe;
 mod registers;

@@ -110,6 +110,7 @@ impl Machine {
         // after this; one that is parked, after `stop` became readable.
         self.stopping.store(true, Ordering::Release);
         let _ = self.stop.write(1);
+        self.console.output.close();
     }
 
     /// Whether vCPUs are to stop.

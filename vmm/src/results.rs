@@ -36,7 +36,7 @@ impl Results {
             } else {
                 Kvm::Native
             },
-            ring0_ns_per_instruction: facts.ring0.ns_per_instruction,
+            ring0_ns_per_instruction: facts.ring0.emulated.then_some(facts.ring0.ns_per_instruction),
             guest_ring: ring as u8,
             pcpus,
             tsc_khz: facts.tsc_khz,
@@ -55,8 +55,8 @@ impl Results {
 pub struct Host {
     /// How its KVM runs ring 0.
     pub kvm: Kvm,
-    /// What an instruction costs in ring 0, in nanoseconds.
-    pub ring0_ns_per_instruction: f64,
+    /// What an instruction costs in ring 0, in nanoseconds, where it is emulated: elsewhere it is too little to measure.
+    pub ring0_ns_per_instruction: Option<f64>,
     /// The ring the guest kernel ran in.
     pub guest_ring: u8,
     /// CPUs in the process's affinity mask.

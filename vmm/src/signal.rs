@@ -12,7 +12,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use kvm_ioctls::VcpuFd;
 use libc::{c_int, c_void, siginfo_t};
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 thread_local! {
     /// `immediate_exit` of the vCPU that this thread runs; null on other threads. Without a destructor and initialised
@@ -23,6 +23,12 @@ thread_local! {
 /// The signal that gets a thread out of `KVM_RUN`.
 pub(crate) fn number() -> c_int {
     SIGRTMIN()
+}
+
+/// Makes sure that the calling thread gets the signal, whatever the embedding program has blocked.
+pub(crate) fn unblock() {
+    // Fails only for a signal that does not exist.
+    let _ = unblock_signal(number());
 }
 
 /// Installs the handler, for the whole process, once.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use abi::vcpu_page::{VcpuPage, state};
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::config::PlantedFault;
@@ -38,17 +38,23 @@ impl Vcpu {
             let next = match self.fd.run() {
                 Ok(VcpuExit::IoOut(port, data)) => hypercall::write(&self.machine, port, data)
                     .unwrap_or_else(|| {
-                        Next::Unexpected(format!("wrote {data:02x?} to port {port:#x}, where nothing is"))
+                        Next::Unexpected(format!(
+                            "wrote {data:02x?} to port {port:#x}, which takes no such thing"
+                        ))
                     }),
                 Ok(VcpuExit::IoIn(port, data)) => match hypercall::read(&self.machine, port, data) {
                     true => Next::Continue,
-                    false => Next::Unexpected(format!("read from port {port:#x}, where nothing is")),
+                    false => Next::Unexpected(format!(
+                        "read {} bytes from port {port:#x}, which has no such thing",
+                        data.len()
+                    )),
                 },
                 Ok(VcpuExit::Hlt) => match self.park() {
                     Wake::Kicked => Next::Continue,
                     Wake::Stopped => return Place::Halted,
                 },
                 Ok(VcpuExit::Shutdown) => Next::Shutdown,
+                Ok(VcpuExit::InternalError) => Next::Unexpected(self.internal_error()),
                 Ok(exit) => Next::Unexpected(describe(&exit)),
                 // The signal to stop, or another one: the loop looks.
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Continue,
@@ -100,6 +106,16 @@ impl Vcpu {
         }
     }
 
+    /// A sentence on `KVM_EXIT_INTERNAL_ERROR`.
+    fn internal_error(&mut self) -> String {
+        // SAFETY: for this exit, `internal` is the part of the union that KVM has filled in.
+        let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
+        match suberror {
+            KVM_INTERNAL_ERROR_EMULATION => "did something that this host's KVM cannot emulate".into(),
+            other => format!("made KVM fail (internal error {other})"),
+        }
+    }
+
     fn registers(&self) -> kvm_regs {
         // Cannot fail for a vCPU that could be run; zeroes would be visible as such.
         self.fd.get_regs().unwrap_or_default()
@@ -134,7 +150,6 @@ fn describe(exit: &VcpuExit<'_>) -> String {
         VcpuExit::MmioWrite(address, data) => {
             format!("wrote {data:02x?} to {address:#x}, where no memory is")
         }
-        VcpuExit::InternalError => "did something that this host's KVM cannot emulate".into(),
         VcpuExit::FailEntry(reason, _) => format!("could not be entered (hardware reason {reason:#x})"),
         other => format!("made an exit nobody expects: {other:?}"),
     }

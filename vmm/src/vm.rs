@@ -108,18 +108,17 @@ impl Vm {
     /// Loads the kernel and puts every vCPU at its entry point.
     fn load(&self, kernel: &Kernel, ring: Ring, config: &Config) -> Result<(), Error> {
         kernel.load(&self.memory)?;
-        let (memory, memory_regions) = self.layout.memory_map();
         let boot = BootInfo {
             magic: MAGIC,
             version: abi::VERSION,
             ring: ring as u32,
             vcpus: config.vcpus,
-            memory_regions,
+            reserved: 0,
             tsc_khz: self.tsc_khz,
             vcpu_pages: self.layout.vcpu_pages,
             report: self.layout.report,
             cpu_areas: self.layout.cpu_areas,
-            memory,
+            memory: self.layout.memory_map(),
             run: config.for_guest(),
         };
         self.memory.write(BOOT_INFO, boot)?;
@@ -183,6 +182,7 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     let threads = Threads::start(vcpus, &machine, config).map_err(system)?;
     let event = control::wait(machine.clone(), config.timeout, io.stop, io.input);
     let places = threads.stop(&machine);
+    machine.console.output.finish();
     drop(vm_fd);
     let event = event.map_err(system)?;
     diagnosis::outcome(&machine, kernel, config, event, &places).map(|mut outcome| {
@@ -219,6 +219,7 @@ impl Threads {
             let sender = sender.clone();
             let body = move || {
                 affinity::bind_this_thread(&cpus);
+                signal::unblock();
                 vcpu.machine.accounts.add_this_thread();
                 // The receiver may have given up on this thread.
                 let _ = sender.send((index, vcpu.run()));

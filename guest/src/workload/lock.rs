@@ -1,5 +1,6 @@
 //! Every vCPU repeats: acquire, hold, release, think.
 
+use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
@@ -7,7 +8,7 @@ use abi::config::LockKind;
 use abi::report::VcpuReport;
 use abi::vcpu_page::state;
 use lock_api::{Mutex, RawMutex};
-use pvlock::{Busted, Event, Mcs, PvQSpinlock, QSpinlock, SpinBudget, Tas, Ticket, Usage};
+use pvlock::{Busted, Event, Mcs, PvQSpinlock, QSpinlock, SpinBudget, Tas, Ticket};
 
 use super::{Measured, wake_cost, write_report};
 use crate::clock::{self, Line, Pace};
@@ -76,13 +77,13 @@ fn run_with<R: RawMutex>(cpu: &Cpu, boot: &'static BootInfo, kind: LockKind, loc
     static HOLD_UNITS: AtomicU64 = AtomicU64::new(0);
     static THINK_UNITS: AtomicU64 = AtomicU64::new(0);
 
-    let configured = pv::configured_budget(boot, kind);
-    let wake_cost = if configured.is_none() {
-        wake_cost::measure(cpu, boot)
-    } else {
-        0
+    let (budget, wake_cost) = match pv::configured_budget(boot, kind) {
+        Some(budget) => (budget, 0),
+        None => {
+            let wake_cost = wake_cost::measure(cpu, boot);
+            (SpinBudget::Cycles(wake_cost), wake_cost)
+        }
     };
-    let budget = configured.unwrap_or(SpinBudget::Cycles(wake_cost));
     pv::meet();
     if cpu.is_first() {
         pv::set_budget(budget);
@@ -102,11 +103,10 @@ fn run_with<R: RawMutex>(cpu: &Cpu, boot: &'static BootInfo, kind: LockKind, loc
     let results = unsafe { report::of_vcpu(cpu) };
     let measured = Measured::begin(cpu);
     let deadline = measured.deadline(boot);
-    let before = Counters::now(cpu, boot);
     let hold = HOLD_UNITS.load(Ordering::Relaxed);
     let think = THINK_UNITS.load(Ordering::Relaxed);
     repeat(cpu, lock, deadline, hold, think, results);
-    Counters::now(cpu, boot).since(&before, results);
+    copy_counters(cpu, boot, results);
     let elapsed = measured.end(cpu);
 
     if cpu.is_first() {
@@ -130,22 +130,21 @@ fn repeat<R: RawMutex>(
     results: &mut VcpuReport,
 ) {
     let page = cpu.page();
-    let enter = |state, now| {
-        page.state.store(state, Ordering::Relaxed);
-        page.heartbeat.store(now, Ordering::Relaxed);
-    };
+    let enter = |state| page.state.store(state, Ordering::Relaxed);
     let me = cpu.index() + 1;
     let private = Line::new();
+    // As in `Pace::measure`.
+    black_box(&private);
     let mut asked = clock::cycles();
     while asked < deadline {
-        enter(state::WAITING, asked);
+        enter(state::WAITING);
         let guard = lock.lock();
         let got = clock::cycles();
-        enter(state::HOLDING, got);
+        enter(state::HOLDING);
         let intruder = SHARED.critical_section(me, hold);
         let done = clock::cycles();
         drop(guard);
-        enter(state::OUTSIDE, done);
+        enter(state::OUTSIDE);
 
         let waited = got.saturating_sub(asked);
         results.acquisitions += 1;
@@ -159,34 +158,15 @@ fn repeat<R: RawMutex>(
     }
 }
 
-/// What the locks have counted on a vCPU so far.
-struct Counters {
-    events: [u64; Event::ALL.len()],
-    usage: Usage,
-}
-
-impl Counters {
-    fn now(cpu: &Cpu, boot: &'static BootInfo) -> Self {
-        let counted = Cpu::locks_of(boot, cpu.index());
-        let mut events = [0; Event::ALL.len()];
-        for (slot, event) in events.iter_mut().zip(Event::ALL) {
-            *slot = counted.count(*event);
-        }
-        Self {
-            events,
-            usage: counted.usage(),
-        }
+/// Reports what the lock has counted. It is the only one that this vCPU has used.
+fn copy_counters(cpu: &Cpu, boot: &'static BootInfo, results: &mut VcpuReport) {
+    let counted = Cpu::locks_of(boot, cpu.index());
+    for (slot, event) in results.events.iter_mut().zip(Event::ALL) {
+        *slot = counted.count(*event);
     }
-
-    /// Reports what was counted since `before`: barriers sleep too, and theirs is not the lock's.
-    fn since(&self, before: &Self, results: &mut VcpuReport) {
-        for ((slot, now), then) in results.events.iter_mut().zip(self.events).zip(before.events) {
-            *slot = now.wrapping_sub(then);
-        }
-        let (now, then) = (self.usage, before.usage);
-        results.spin_cycles = now.spin_cycles.wrapping_sub(then.spin_cycles);
-        results.halted_cycles = now.halted_cycles.wrapping_sub(then.halted_cycles);
-        results.halts = now.halts.wrapping_sub(then.halts);
-        results.kicks = now.kicks.wrapping_sub(then.kicks);
-    }
+    let usage = counted.usage();
+    results.spin_cycles = usage.spin_cycles;
+    results.halted_cycles = usage.halted_cycles;
+    results.halts = usage.halts;
+    results.kicks = usage.kicks;
 }

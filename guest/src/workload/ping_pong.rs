@@ -14,7 +14,7 @@ use super::{Measured, Random, random_delay, write_report};
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::pv::Pv;
-use crate::report;
+use crate::{hypercall, report};
 
 /// A pair's token, on a cache line of its own.
 #[repr(align(128))]
@@ -77,9 +77,10 @@ fn play(token: &AtomicU32, index: u32, limits: &Limits, random: &mut Random, res
             match token.load(Ordering::Acquire) {
                 OVER => return,
                 turn if turn == me => break,
-                turn => {
+                // A kick from here on is latched, and ends this HLT at once.
+                _ => {
                     results.halts += 1;
-                    Pv::wait(token, u32::MAX, turn);
+                    hypercall::halt();
                 }
             }
         }
@@ -88,7 +89,7 @@ fn play(token: &AtomicU32, index: u32, limits: &Limits, random: &mut Random, res
         results.longest_wait_cycles = results.longest_wait_cycles.max(now.saturating_sub(entered));
         random_delay(random, limits.before_hand_over);
         let over = now >= limits.deadline || limits.rounds != 0 && results.acquisitions == limits.rounds;
-        // Release: pairs with the acquire loads above and in `Pv::wait`.
+        // Release: pairs with the acquire load above.
         token.store(if over { OVER } else { 1 - me }, Ordering::Release);
         Pv::kick(other);
         results.kicks += 1;

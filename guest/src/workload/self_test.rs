@@ -8,7 +8,7 @@ use abi::boot::BootInfo;
 use abi::config::Workload;
 
 use crate::cpu::Cpu;
-use crate::hypercall;
+use crate::{hypercall, println};
 
 /// Does what `workload` says. Returns only where that leaves a guest that can go on.
 pub(super) fn run(workload: Workload, cpu: &'static Cpu, boot: &BootInfo) {
@@ -25,6 +25,9 @@ pub(super) fn run(workload: Workload, cpu: &'static Cpu, boot: &BootInfo) {
             hypercall::halt();
         },
         Workload::TripleFault if cpu.is_first() => triple_fault(cpu),
+        Workload::Babble if cpu.is_first() => loop {
+            println!("and another thing");
+        },
         Workload::BadPort if cpu.is_first() => hypercall::out32(0x80, 0xbad),
         Workload::BadKick if cpu.is_first() => {
             for index in [boot.vcpus, boot.vcpus + 1, u32::MAX] {

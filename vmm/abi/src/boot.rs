@@ -66,8 +66,8 @@ pub struct BootInfo {
     pub ring: u32,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// Number of valid entries of [`memory`](Self::memory).
-    pub memory_regions: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
     /// Frequency of the TSC in kHz.
     pub tsc_khz: u64,
     /// One [`VcpuPage`](crate::vcpu_page::VcpuPage) per vCPU, in order.
@@ -76,7 +76,7 @@ pub struct BootInfo {
     pub report: Region,
     /// The vCPUs' areas, [`CPU_AREA_STRIDE`] apart; the first one starts at `base`.
     pub cpu_areas: Region,
-    /// Memory the guest may use as it likes.
+    /// Memory the guest may use as it likes; unused entries are empty.
     pub memory: [Region; MEMORY_REGIONS],
     /// What to do.
     pub run: RunConfig,

@@ -40,7 +40,7 @@ named! {
         Mcs = 2, "mcs", "MCS queue lock: strictly fair, each waiter spins on its own node";
         QSpinlock = 3, "qspinlock", "Linux's native queued spinlock: pending bit, then an MCS queue";
         PvQSpinlockLinux = 4, "pvqspinlock-linux", "Linux's paravirtual queued spinlock with Linux's constants: halts waiters, kicks them awake";
-        PvQSpinlock = 5, "pvqspinlock", "the paravirtual queued spinlock with a spin budget calibrated to what a wake-up costs here";
+        PvQSpinlock = 5, "pvqspinlock", "the paravirtual queued spinlock, tuned: calibrated spinning, bounded stealing, heads that sleep again";
         Busted = 6, "busted", "broken on purpose (test and set are two steps): the negative control";
     }
 }
@@ -56,15 +56,16 @@ named! {
         StackOverflow = 18, "stack-overflow", "self-test: vCPU 0 recurses until it hits the guard page of its stack";
         Hang = 19, "hang", "self-test: vCPU 0 loops for ever, the others halt for ever";
         HangHalted = 20, "hang-halted", "self-test: every vCPU halts and nobody kicks";
-        TripleFault = 21, "triple-fault", "self-test: vCPU 0 loses its stacks and its IDT's handlers, then faults";
+        TripleFault = 21, "triple-fault", "self-test: vCPU 0 faults without a stack to report it on";
         BadPort = 22, "bad-port", "self-test: vCPU 0 writes to a port that does not exist";
+        Babble = 24, "babble", "self-test: vCPU 0 prints for ever";
         BadKick = 23, "bad-kick", "self-test: vCPU 0 kicks vCPUs that do not exist, then ends";
     }
 }
 
 /// How [`RunConfig::spin_ns`] is to be read.
 pub mod spin {
-    /// The lock's own default: Linux's 2^15 iterations for `pvqspinlock-linux`, [`AUTO`] for the others.
+    /// The lock's own default: Linux's 2^15 iterations for `pvqspinlock-linux`, [`AUTO`] for `pvqspinlock`.
     pub const DEFAULT: u32 = 0;
     /// The measured cost of a halt, kick and wake-up.
     pub const AUTO: u32 = 1;

@@ -1,7 +1,7 @@
 //! The page each vCPU shares with the VMM while it runs.
 //!
 //! ```text
-//!   0  guest writes, VMM reads     state, heartbeat, fault
+//!   0  guest writes, VMM reads     state, fault
 //! 128  VMM writes, guest reads     preempted
 //! ```
 //!
@@ -39,14 +39,12 @@ pub struct VcpuPage {
     pub state: AtomicU32,
     /// Explicit padding.
     pub reserved: u32,
-    /// TSC at the vCPU's last change of state. A hint, written relaxed.
-    pub heartbeat: AtomicU64,
     /// Where the vCPU was when it took an exception it could not handle; 0 if it took none.
     pub fault_rip: AtomicU64,
     /// Keeps the halves apart.
-    pub guest_half: [u8; 104],
+    pub guest_half: [u8; 112],
     /// Not 0 while the VMM knows that the vCPU does not run, because it is parked in a HLT. A hint, written relaxed.
     pub preempted: AtomicU32,
 }
 
-assert_layout!(VcpuPage, size PAGE_SIZE as usize, state at 0, heartbeat at 8, fault_rip at 16, preempted at 128);
+assert_layout!(VcpuPage, size PAGE_SIZE as usize, state at 0, fault_rip at 8, preempted at 128);

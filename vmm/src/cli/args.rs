@@ -108,9 +108,9 @@ pub(super) struct GuestArgs {
     /// Bind each vCPU to one of these CPUs
     #[arg(long)]
     pub(super) pin: bool,
-    /// Guest memory
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_hyphen_values = true, default_value = "64M")]
-    pub(super) memory: u64,
+    /// Guest memory [default: 64M, or more if that many vCPUs need it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_hyphen_values = true)]
+    pub(super) memory: Option<u64>,
     /// Ring to run the guest kernel in; auto is 3 where KVM emulates ring 0, else 0
     #[arg(long, value_enum, value_name = "auto|0|3", hide_possible_values = true, default_value_t = GuestRing::Auto)]
     pub(super) guest_ring: GuestRing,

@@ -13,6 +13,10 @@ use crate::units::counted;
 /// vCPUs for each CPU, unless the user says otherwise: enough for lock holders to be preempted all the time.
 const VCPUS_PER_CPU: u32 = 4;
 
+/// Guest memory, and how much of it each vCPU may need, in bytes.
+const DEFAULT_MEMORY: u64 = 64 << 20;
+const MEMORY_PER_VCPU: u64 = 256 << 10;
+
 /// How much longer than the workload a run may take: booting tens of vCPUs on a busy host takes seconds.
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(30);
 
@@ -50,7 +54,9 @@ impl GuestArgs {
             vcpus,
             pcpus,
             pin: self.pin,
-            memory: self.memory,
+            memory: self
+                .memory
+                .unwrap_or(DEFAULT_MEMORY.max(u64::from(vcpus) * MEMORY_PER_VCPU)),
             guest_ring: self.guest_ring.into(),
             timeout: self.timeout.unwrap_or(default_timeout),
             ..idle()

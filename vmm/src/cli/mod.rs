@@ -37,6 +37,7 @@ use failure::{Failure, say};
 
 /// Does what the process's arguments ask for, and returns the process's exit code.
 pub fn main() -> ExitCode {
+    raise_descriptor_limit();
     let done = match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(args) => run::run(&args),
@@ -50,4 +51,18 @@ pub fn main() -> ExitCode {
         say(&failure.to_string());
         failure.exit_code()
     })
+}
+
+/// Every vCPU takes a few descriptors, and the usual soft limit is for programs that use `select`.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is valid for a limit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: as above. If it fails, the limit stays as it is, and a guest that is too large says so.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    }
 }

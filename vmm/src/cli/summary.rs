@@ -3,7 +3,7 @@
 use abi::config::Workload;
 
 use crate::cli::verdict::verdict;
-use crate::results::{Host, Kvm, Results, Run};
+use crate::results::{Host, Results, Run};
 use crate::table::{self, Align};
 use crate::units::{count, counted, frequency, rate, ratio, size, time};
 
@@ -44,22 +44,16 @@ pub(super) fn per_hand_off(run: &Run) -> Option<u64> {
 }
 
 fn header(host: &Host, run: &Run) -> String {
-    let kvm = match host.kvm {
-        Kvm::Emulated => {
-            format!(
-                "KVM emulates ring 0 ({:.0} ns an instruction)",
-                host.ring0_ns_per_instruction
-            )
-        }
-        Kvm::Native => "KVM runs ring 0 natively".to_owned(),
+    let kvm = match host.ring0_ns_per_instruction {
+        Some(ns) => format!("KVM emulates ring 0 ({ns:.0} ns an instruction)"),
+        None => "KVM runs ring 0 natively".to_owned(),
     };
     let load = match run.workload {
         Workload::Lock => format!(
-            "hold {}, think {}, {} for each lock, seed {}",
+            "hold {}, think {}, {} for each lock",
             time(run.hold_ns),
             time(run.think_ns),
-            time(run.duration_ns),
-            run.seed
+            time(run.duration_ns)
         ),
         workload => workload.name().to_owned(),
     };

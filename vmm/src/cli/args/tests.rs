@@ -35,7 +35,7 @@ fn defaults_are_as_documented() {
         (args.guest.vcpus, args.guest.pcpus, args.guest.timeout),
         (None, None, None)
     );
-    assert_eq!(args.guest.memory, 64 << 20);
+    assert_eq!(args.guest.memory, None);
 }
 
 #[test]

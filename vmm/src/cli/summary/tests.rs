@@ -1,6 +1,7 @@
 use abi::config::LockKind;
 
 use super::*;
+use crate::results::Kvm;
 use crate::results::{Exit, Measured, Percentiles, Preemptions};
 
 /// A second of the lock workload.
@@ -65,7 +66,7 @@ pub(in crate::cli) fn failed(run: Run, exit: Exit) -> Run {
 fn results(runs: Vec<Run>) -> Results {
     let host = Host {
         kvm: Kvm::Emulated,
-        ring0_ns_per_instruction: 430.4,
+        ring0_ns_per_instruction: Some(430.4),
         guest_ring: 3,
         pcpus: 2,
         tsc_khz: 2_450_000,
@@ -99,7 +100,7 @@ fn a_table_has_a_row_for_each_lock() {
     let expected = "\
 Host   KVM emulates ring 0 (430 ns an instruction); TSC 2.45 GHz; Linux 6.18.5
 Guest  ring 3, 8 vCPUs on 2 CPUs (overcommit 4.00×), 64 MiB
-Load   hold 100 ns, think 100 ns, 1 s for each lock, seed 1
+Load   hold 100 ns, think 100 ns, 1 s for each lock
 
 lock         throughput  relative  wait p50   p99  p99.9    max  fairness  CPU used   halts  kicks  exclusion
 qspinlock        10 k/s     1.00×    900 ns  1 ms  12 ms  30 ms     0.999      50 %       0      0  ok
