@@ -1,7 +1,7 @@
 //! Builds the guest kernel with a nested cargo and tells the crate where it is, to embed it.
 //!
-//! The guest gets a target directory of its own, because the outer cargo holds the lock of the usual one; the same
-//! toolchain, and the profile that the VMM is built with. It always uses the ordinary host target.
+//! The guest gets a target directory of its own, because the outer cargo holds the lock of the usual one; the
+//! same toolchain, and the profile that the VMM is built with. It always uses the ordinary host target.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,8 @@ fn main() {
     let release = variable("PROFILE") == "release";
     let target_dir = PathBuf::from(variable("OUT_DIR")).join("guest-target");
     let mut cargo = Command::new(variable("CARGO"));
-    // What the outer build was told (flags, wrappers, a target directory, a job server) is not meant for the guest.
+    // What the outer build was told (flags, wrappers, a target directory, a job server) is not meant for the
+    // guest.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
         let for_the_outer_build = name.starts_with("CARGO_") && !is_about_the_registry(&name)
@@ -34,8 +35,8 @@ fn main() {
             cargo.env_remove(&*name);
         }
     }
-    // Set, though empty: otherwise flags from the user's cargo configuration, such as a target CPU whose vector registers
-    // the guest does not turn on, would apply.
+    // Set, though empty: otherwise flags from the user's cargo configuration, such as a target CPU whose
+    // vector registers the guest does not turn on, would apply.
     cargo
         .env("CARGO_ENCODED_RUSTFLAGS", "")
         .current_dir(&root)

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
 
-/// The time stamp counter. Not ordered with the instructions around it: at the scale of what is measured here, the
-/// few instructions the CPU may move across do not show.
+/// The time stamp counter. Not ordered with the instructions around it: at the scale of what is measured
+/// here, the few instructions the CPU may move across do not show.
 #[inline]
 pub(crate) fn cycles() -> u64 {
     // SAFETY: every x86-64 CPU has `rdtsc`, and nothing sets CR4.TSD.
@@ -30,8 +30,8 @@ impl Line {
 
     /// Does `units` units of work: a load, an addition and a store each, in turn to the line's eight words.
     ///
-    /// Relaxed loads and stores are plain `mov`s. Whether others may interfere is for the lock around it to say; the
-    /// values mean nothing.
+    /// Relaxed loads and stores are plain `mov`s. Whether others may interfere is for the lock around it to
+    /// say; the values mean nothing.
     #[inline]
     pub(crate) fn work(&self, units: u64) {
         for i in 0..units {

@@ -24,7 +24,8 @@ impl Write for Console {
 macro_rules! print {
     ($($argument:tt)*) => {{
         use core::fmt::Write as _;
-        // The console cannot fail; what could is a `Display` of ours, and then a part of the text is better than none.
+        // The console cannot fail; what could is a `Display` of ours, and then a part of the text is better
+        // than none.
         let _ = $crate::console::Console.write_fmt(format_args!($($argument)*));
     }};
 }
@@ -35,8 +36,8 @@ macro_rules! println {
     ($($argument:tt)*) => { $crate::print!("{}\n", format_args!($($argument)*)) };
 }
 
-/// Gives the console to the first vCPU that has a last word to say, for good: the run ends with it. Others that come
-/// later sleep until then.
+/// Gives the console to the first vCPU that has a last word to say, for good: the run ends with it. Others
+/// that come later sleep until then.
 pub(crate) fn last_word() {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     // Relaxed: the flag hands over no data, and its own modification order picks exactly one winner.

@@ -9,8 +9,8 @@
 //! area + 56 KiB  Cpu, where GS points
 //! ```
 //!
-//! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only exception that
-//! returns is an emulated `hlt`, and its stub needs eight words.
+//! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only exception
+//! that returns is an emulated `hlt`, and its stub needs eight words.
 
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
@@ -107,11 +107,11 @@ impl Cpu {
     #[inline]
     pub(crate) fn current() -> &'static Cpu {
         let cpu: *const Cpu;
-        // SAFETY: GS points at this vCPU's `Cpu`, whose first field is its own address. `pure`: a kernel context never
-        // moves to another vCPU.
+        // SAFETY: GS points at this vCPU's `Cpu`, whose first field is its own address. `pure`: a kernel
+        // context never moves to another vCPU.
         unsafe { asm!("mov {}, gs:[0]", out(reg) cpu, options(nostack, preserves_flags, pure, readonly)) };
-        // SAFETY: `start` made it valid before any Rust ran, and it lives as long as the guest. What changes in it is in
-        // cells that only this vCPU touches, but for `locks`.
+        // SAFETY: `start` made it valid before any Rust ran, and it lives as long as the guest. What changes
+        // in it is in cells that only this vCPU touches, but for `locks`.
         unsafe { &*cpu }
     }
 
@@ -138,11 +138,11 @@ impl Cpu {
         self.in_fault.replace(1) != 0
     }
 
-    /// Makes the vCPU's lock state ready. To be called once, before it takes or waits for any lock, and before it
-    /// arrives anywhere from where another vCPU could come to look at that state.
+    /// Makes the vCPU's lock state ready. To be called once, before it takes or waits for any lock, and
+    /// before it arrives anywhere from where another vCPU could come to look at that state.
     pub(crate) fn init_locks(&self) {
-        // SAFETY: nobody has a reference yet: others ask for it only through a lock's queue, which this vCPU has not
-        // joined, and this vCPU calls this once, first.
+        // SAFETY: nobody has a reference yet: others ask for it only through a lock's queue, which this vCPU
+        // has not joined, and this vCPU calls this once, first.
         unsafe { (*self.locks.get()).write(PerCpu::new()) };
     }
 
@@ -152,10 +152,12 @@ impl Cpu {
         debug_assert!(index < boot.vcpus);
         let address = boot.cpu_areas.base as usize + CPU_AREA_STRIDE as usize * index as usize + CPU;
         let cpu = address as *const Cpu;
-        // SAFETY: the areas lie `CPU_AREA_STRIDE` apart from `cpu_areas.base`, with a `Cpu` at this offset of each.
+        // SAFETY: the areas lie `CPU_AREA_STRIDE` apart from `cpu_areas.base`, with a `Cpu` at this offset of
+        // each.
         let locks = unsafe { &(*cpu).locks };
-        // SAFETY: an index comes from `this_cpu` or from a lock's queue; either way its vCPU initialised the state
-        // before, and what published the index (the lock word) orders this read after it. From then on it is shared.
+        // SAFETY: an index comes from `this_cpu` or from a lock's queue; either way its vCPU initialised the
+        // state before, and what published the index (the lock word) orders this read after it. From then on
+        // it is shared.
         unsafe { &*locks.get().cast::<PerCpu>() }
     }
 

@@ -1,8 +1,8 @@
 //! Exceptions: all but one end the run with a dump; that one is the `hlt` of a ring-3 kernel.
 //!
-//! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see [`start`](crate::start)).
-//! A fault that is to be reported returns "into" [`report_fault`] at the kernel's own ring, still on the fault stack,
-//! because compiled Rust cannot run in an emulated ring 0.
+//! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see
+//! [`start`](crate::start)). A fault that is to be reported returns "into" [`report_fault`] at the kernel's
+//! own ring, still on the fault stack, because compiled Rust cannot run in an emulated ring 0.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

@@ -8,8 +8,8 @@ use abi::port;
 /// wakes, may look at what was stored before.
 #[inline]
 pub(crate) fn out32(port: u16, value: u32) {
-    // SAFETY: writing to a port of this machine changes no memory of the guest; what the VMM does in answer is to
-    // wake a vCPU or to end the run.
+    // SAFETY: writing to a port of this machine changes no memory of the guest; what the VMM does in answer
+    // is to wake a vCPU or to end the run.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) }
 }
 
@@ -31,8 +31,8 @@ pub(crate) fn kick(cpu: u32) {
 /// In ring 3 the instruction traps to a stub that executes it on the kernel's behalf.
 #[inline]
 pub(crate) fn halt() {
-    // SAFETY: `hlt` changes no register and no memory; the ring-3 stub preserves both, and runs on a stack of its
-    // own. Not `nomem`: what the kicker stored must be read again afterwards.
+    // SAFETY: `hlt` changes no register and no memory; the ring-3 stub preserves both, and runs on a stack of
+    // its own. Not `nomem`: what the kicker stored must be read again afterwards.
     unsafe { asm!("hlt", options(nostack, preserves_flags)) }
 }
 

@@ -1,7 +1,7 @@
 //! The guest kernel: boots every vCPU, runs one workload, leaves a report.
 //!
-//! One freestanding ELF that runs in ring 0 or, "deprivileged", in ring 3 where the host's KVM emulates ring 0. The
-//! story of a boot is [`kernel_main`]; what came before it is the few instructions of [`start`].
+//! One freestanding ELF that runs in ring 0 or, "deprivileged", in ring 3 where the host's KVM emulates ring
+//! 0. The story of a boot is [`kernel_main`]; what came before it is the few instructions of [`start`].
 //!
 //! | module | concern |
 //! |---|---|

@@ -35,7 +35,8 @@ impl BootMemory {
         // Memory is mapped one to one.
         let first = taken.start().start().0 as *mut T;
         for i in 0..len {
-            // SAFETY: the frames are mapped, were free, and now belong to this slice alone; `i` is within them.
+            // SAFETY: the frames are mapped, were free, and now belong to this slice alone; `i` is within
+            // them.
             let place = unsafe { first.add(i) };
             // SAFETY: as above; a frame's start is aligned for `T`.
             unsafe { place.write(make()) };

@@ -10,7 +10,8 @@ pub(crate) struct Once<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: the value is written before `set` becomes true, by the one caller of `set`, and only shared after that.
+// SAFETY: the value is written before `set` becomes true, by the one caller of `set`, and only shared after
+// that.
 unsafe impl<T: Send + Sync> Sync for Once<T> {}
 
 impl<T> Once<T> {

@@ -18,7 +18,8 @@ pub(crate) struct Pv;
 
 static LOCK_HASH: Once<LockHash> = Once::new();
 
-/// The spin budget: iterations in [`LINUX`](SpinBudget::LINUX)'s sense if odd, else cycles; shifted left by one.
+/// The spin budget: iterations in [`LINUX`](SpinBudget::LINUX)'s sense if odd, else cycles; shifted left by
+/// one.
 static BUDGET: AtomicU64 = AtomicU64::new(0);
 
 /// Where all vCPUs meet.
@@ -35,7 +36,8 @@ pub(crate) fn meet() {
     BARRIER.wait(Cpu::current().boot().vcpus);
 }
 
-/// The budget that the configuration, or the lock itself, asks for; `None` if it is to be the measured cost of a wake-up.
+/// The budget that the configuration, or the lock itself, asks for; `None` if it is to be the measured cost
+/// of a wake-up.
 pub(crate) fn configured_budget(boot: &BootInfo, lock: LockKind) -> Option<SpinBudget> {
     match (lock, boot.run.spin_kind) {
         (LockKind::PvQSpinlock | LockKind::PvQSpinlockLinux, spin::FIXED) => {
@@ -48,7 +50,8 @@ pub(crate) fn configured_budget(boot: &BootInfo, lock: LockKind) -> Option<SpinB
     }
 }
 
-/// Makes `budget` the one that locks use from now on. vCPU 0 calls it, before a barrier that all locking comes after.
+/// Makes `budget` the one that locks use from now on. vCPU 0 calls it, before a barrier that all locking
+/// comes after.
 pub(crate) fn set_budget(budget: SpinBudget) {
     let encoded = match budget {
         SpinBudget::Iterations(iterations) => u64::from(iterations) << 1 | 1,
@@ -58,8 +61,8 @@ pub(crate) fn set_budget(budget: SpinBudget) {
     BUDGET.store(encoded, Ordering::Relaxed);
 }
 
-// SAFETY: a kernel context stays on its vCPU (`this_cpu`), each vCPU has one `PerCpu` in its own area (`per_cpu`), and
-// the VMM latches kicks (`wait`, `kick`).
+// SAFETY: a kernel context stays on its vCPU (`this_cpu`), each vCPU has one `PerCpu` in its own area
+// (`per_cpu`), and the VMM latches kicks (`wait`, `kick`).
 unsafe impl Platform for Pv {
     #[inline]
     fn this_cpu() -> CpuId {
@@ -76,8 +79,8 @@ unsafe impl Platform for Pv {
     }
 
     fn wait(word: &AtomicU32, mask: u32, asleep: u32) {
-        // A kick that comes between this check and the HLT is latched by the VMM, and the HLT returns at once.
-        // Acquire: pairs with the release store of whoever changed the word and then kicked.
+        // A kick that comes between this check and the HLT is latched by the VMM, and the HLT returns at
+        // once. Acquire: pairs with the release store of whoever changed the word and then kicked.
         if word.load(Ordering::Acquire) & mask == asleep {
             hypercall::halt();
         }
@@ -117,8 +120,8 @@ unsafe impl Platform for Pv {
         }
     }
 
-    /// As long as a few critical sections: whoever has not got past the queue by then joins it, and sleeps. Without a
-    /// bound, all vCPUs would spin here for as long as the head sleeps.
+    /// As long as a few critical sections: whoever has not got past the queue by then joins it, and sleeps.
+    /// Without a bound, all vCPUs would spin here for as long as the head sleeps.
     fn steal_budget() -> SpinBudget {
         if like_linux() {
             SpinBudget::UNBOUNDED

@@ -9,8 +9,8 @@ use core::arch::asm;
 /// As C's: `n` readable bytes at `source`, `n` writable ones at `destination`, not overlapping.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, n: usize) -> *mut u8 {
-    // SAFETY: the direction flag is clear by the ABI; the caller vouches for both ranges. Not written as a loop,
-    // because the compiler would turn that into a call of `memcpy`.
+    // SAFETY: the direction flag is clear by the ABI; the caller vouches for both ranges. Not written as a
+    // loop, because the compiler would turn that into a call of `memcpy`.
     unsafe {
         asm!("rep movsb", inout("rcx") n => _, inout("rdi") destination => _, inout("rsi") source => _,
             options(nostack, preserves_flags));
@@ -30,8 +30,8 @@ unsafe extern "C" fn memmove(destination: *mut u8, source: *const u8, n: usize) 
         // SAFETY: as promised by the caller; an overlap in this direction is harmless to `rep movsb`.
         return unsafe { memcpy(destination, source, n) };
     }
-    // SAFETY: copies backwards from the last byte, and restores the direction flag that the ABI wants clear. The
-    // pointers to the last bytes are in range because `n` is not 0 here.
+    // SAFETY: copies backwards from the last byte, and restores the direction flag that the ABI wants clear.
+    // The pointers to the last bytes are in range because `n` is not 0 here.
     unsafe {
         asm!("std", "rep movsb", "cld",
             inout("rcx") n => _,
@@ -65,7 +65,8 @@ unsafe extern "C" fn memset(destination: *mut u8, value: i32, n: usize) -> *mut 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, n: usize) -> i32 {
     for i in 0..n {
-        // SAFETY: `i < n`, and the caller vouches for `n` bytes. Volatile, or the compiler would see a `memcmp` here.
+        // SAFETY: `i < n`, and the caller vouches for `n` bytes. Volatile, or the compiler would see a
+        // `memcmp` here.
         let l = unsafe { left.wrapping_add(i).read_volatile() };
         // SAFETY: as above.
         let r = unsafe { right.wrapping_add(i).read_volatile() };

@@ -69,7 +69,8 @@ global_asm!(
     "lidt [r8 + {register}]",
     "mov eax, {tss_selector}",
     "ltr ax",
-    // Null data selectors are right in both rings; the GS base is set after its selector, which would clear it.
+    // Null data selectors are right in both rings; the GS base is set after its selector, which would clear
+    // it.
     "xor eax, eax",
     "mov ds, eax",
     "mov es, eax",
@@ -80,7 +81,8 @@ global_asm!(
     "mov eax, r8d",
     "shr rdx, 32",
     "wrmsr",
-    // To Rust, in the kernel's ring. The stack is as after a call: a return address of zero ends every back trace.
+    // To Rust, in the kernel's ring. The stack is as after a call: a return address of zero ends every back
+    // trace.
     "lea rax, [rsp - 8]",
     "push r10",
     "push rax",

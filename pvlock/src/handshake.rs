@@ -112,30 +112,32 @@ pub(crate) fn entered_by_another(node: &Node) -> bool {
 
 /// The head spins. If it is entered in the hash, the entry stays until a releaser takes it out.
 pub(crate) fn wake_up(node: &Node) {
-    // Relaxed: only the head and the one releaser change the state of an entered head, by read-modify-writes of
-    // one word, so they agree on the order. What else the head must know, it learns in `still_entered`.
+    // Relaxed: only the head and the one releaser change the state of an entered head, by read-modify-writes
+    // of one word, so they agree on the order. What else the head must know, it learns in `still_entered`.
     let _ = node
         .state
         .compare_exchange(HASHED, AWAKE, Ordering::Relaxed, Ordering::Relaxed);
 }
 
-/// The head is about to sleep. Returns whether it is in the hash; if not, it never was, or has been taken out.
+/// The head is about to sleep. Returns whether it is in the hash; if not, it never was, or has been taken
+/// out.
 pub(crate) fn still_entered(node: &Node) -> bool {
-    // Acquire on failure: pairs with the Release in `taken_out`. Who was taken out sees SLOW in the lock word, or
-    // what came after it.
+    // Acquire on failure: pairs with the Release in `taken_out`. Who was taken out sees SLOW in the lock
+    // word, or what came after it.
     node.state
         .compare_exchange(AWAKE, HASHED, Ordering::Relaxed, Ordering::Acquire)
         .is_ok()
 }
 
-/// The head has entered itself. Relaxed: others look at the state only after they have seen SLOW, which is set after
-/// this with Release; a predecessor that is late with looking, for HALTED, finds that in neither case.
+/// The head has entered itself. Relaxed: others look at the state only after they have seen SLOW, which is
+/// set after this with Release; a predecessor that is late with looking, for HALTED, finds that in neither
+/// case.
 pub(crate) fn entered(node: &Node) {
     node.state.store(HASHED, Ordering::Relaxed);
 }
 
-/// The releaser has taken the head out of the hash. To be called before it releases the lock: until then the head
-/// cannot get away, and its node is its node.
+/// The releaser has taken the head out of the hash. To be called before it releases the lock: until then the
+/// head cannot get away, and its node is its node.
 pub(crate) fn taken_out(node: &Node) {
     // Release: pairs with the Acquire in `still_entered`.
     node.state.swap(TAKEN_OUT, Ordering::Release);

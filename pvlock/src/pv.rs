@@ -19,11 +19,11 @@
 //! the hash, marks the lock SLOW, and leaves the only kick to its unlock. The `handshake` module has the node
 //! states, and how a waiter and the one who makes it head agree on whether it sleeps.
 //!
-//! A head that sleeps by its own decision enters itself: under Linux's rule, once for each acquisition. When a
-//! thief has the lock by the time that the kicked head runs, the byte is LOCKED and not SLOW, so that head does
-//! not sleep again, but spins on and on, with thieves locked out for as long as each budget lasts. If the
-//! thief lost its CPU to the head, that is a long time. With [`Platform::head_sleeps_again`], a head that finds
-//! itself taken out of the hash enters itself again.
+//! A head that sleeps by its own decision enters itself: under Linux's rule, once for each acquisition. When
+//! a thief has the lock by the time that the kicked head runs, the byte is LOCKED and not SLOW, so that head
+//! does not sleep again, but spins on and on, with thieves locked out for as long as each budget lasts. If
+//! the thief lost its CPU to the head, that is a long time. With [`Platform::head_sleeps_again`], a head that
+//! finds itself taken out of the hash enters itself again.
 //!
 //! # Why no wake-up is lost
 //!
@@ -32,14 +32,15 @@
 //! A sleeping head is one that the lock's holder knows through SLOW: set by the holder itself (for a HASHED
 //! successor), or by the head while the byte was not 0, in one atomic step, that is while somebody held the
 //! lock who has yet to release it. The only way from SLOW to 0 is the slow half of `unlock`, which finds the
-//! entry (made before SLOW was), takes it out, clears the byte, and then kicks. A head looks at the byte in `wait` before
-//! it sleeps; either it sees that it is not SLOW, or the kick is still to come and `wait` returns then. A
-//! kick that comes while the head does not sleep is latched and costs one spurious return of a later `wait`.
+//! entry (made before SLOW was), takes it out, clears the byte, and then kicks. A head looks at the byte in
+//! `wait` before it sleeps; either it sees that it is not SLOW, or the kick is still to come and `wait`
+//! returns then. A kick that comes while the head does not sleep is latched and costs one spurious return of
+//! a later `wait`.
 //!
 //! A head enters itself only while it is not entered and the byte is not SLOW: it never was entered, or the
-//! releaser that took it out has said so in its state, and has released the lock since. As nobody but a head, or
-//! the holder that makes it one, sets SLOW, the byte cannot become SLOW meanwhile. So a lock has one entry at
-//! most, and the releaser that finds SLOW finds the head.
+//! releaser that took it out has said so in its state, and has released the lock since. As nobody but a head,
+//! or the holder that makes it one, sets SLOW, the byte cannot become SLOW meanwhile. So a lock has one entry
+//! at most, and the releaser that finds SLOW finds the head.
 //!
 //! Spurious returns are harmless: every sleep is in a loop that looks again at what it waits for.
 
@@ -135,7 +136,8 @@ impl<P: Platform> PvQSpinlock<P> {
             if let Some(queue) = self.spin_as_head(me.id) {
                 return queue;
             }
-            // A head that was taken out while the byte is still SLOW is about to see the release, and the kick.
+            // A head that was taken out while the byte is still SLOW is about to see the release, and the
+            // kick.
             if !still_entered(me.node)
                 && (!hashed || P::head_sleeps_again())
                 && self.word.peek().byte() != SLOW

@@ -62,7 +62,8 @@ fn the_broken_lock_is_caught() {
     }
     let _alone = alone();
     let mut config = config(Workload::Lock, LockKind::Busted, 8, 2);
-    // Two vCPUs must meet between the test and the set. How soon they do is chance: a slow machine gets more time.
+    // Two vCPUs must meet between the test and the set. How soon they do is chance: a slow machine gets more
+    // time.
     let caught = (0..6).any(|attempt| {
         config.duration = Duration::from_millis(250 << attempt);
         violations(&complete(&config)) > 0

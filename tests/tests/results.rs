@@ -9,7 +9,8 @@ fn json(arguments: &str) -> Value {
     let output = vmm(PROGRAM, &format!("run --format json {arguments}"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
-    // On a busy machine a vCPU may not have had a turn, which is worth a warning. Nothing else is said in a pipe.
+    // On a busy machine a vCPU may not have had a turn, which is worth a warning. Nothing else is said in a
+    // pipe.
     assert!(
         said.lines().all(|line| line.starts_with("vmm: warning: ")),
         "{said}"
@@ -51,12 +52,14 @@ fn json_adds_up() {
         let wait = &run["wait_ns"];
         let percentiles = ["p50", "p90", "p99", "p999", "max"].map(|name| wait[name].as_u64().unwrap());
         assert!(percentiles.is_sorted(), "{percentiles:?}");
-        // Half of all sections are not interrupted; were the work misjudged, it would be by factors of thousands.
+        // Half of all sections are not interrupted; were the work misjudged, it would be by factors of
+        // thousands.
         let held = run["held_ns"]["p50"].as_u64().unwrap();
         assert!((50..20_000).contains(&held), "{held}");
         let elapsed = run["elapsed_ns"].as_u64().unwrap();
         assert!(elapsed >= 200_000_000, "{elapsed}");
-        // Two CPUs cannot give four vCPUs more than two CPUs' worth of time. The host's books are kept by tick.
+        // Two CPUs cannot give four vCPUs more than two CPUs' worth of time. The host's books are kept by
+        // tick.
         assert!(
             run["cpu_ns"].as_u64().unwrap() <= 2 * elapsed + 200_000_000,
             "{}",

@@ -105,8 +105,8 @@ fn help_names_the_exit_codes() {
     }
 }
 
-/// Runs the program where there is no `/dev/kvm`: in a mount namespace of its own, with an empty `/dev`. `None` where
-/// this process may not make one.
+/// Runs the program where there is no `/dev/kvm`: in a mount namespace of its own, with an empty `/dev`.
+/// `None` where this process may not make one.
 fn without_kvm(arguments: &str) -> Option<Output> {
     let mut command = command(PROGRAM);
     command.args(arguments.split_whitespace());

@@ -38,8 +38,8 @@ fn a_hundred_thousand_hand_offs_lose_no_kick_when_overcommitted() {
     }
 }
 
-/// Random delays, about as long as the way to a HLT and through a kick, so that each falls before, into and after the
-/// other.
+/// Random delays, about as long as the way to a HLT and through a kick, so that each falls before, into and
+/// after the other.
 #[test]
 fn a_hundred_thousand_hand_offs_lose_no_kick_when_kicks_race_halts() {
     if kvm() {
@@ -51,7 +51,8 @@ fn a_hundred_thousand_hand_offs_lose_no_kick_when_kicks_race_halts() {
     }
 }
 
-/// The negative control: a VMM that forgets a kick which came before the HLT must be found out by the same game.
+/// The negative control: a VMM that forgets a kick which came before the HLT must be found out by the same
+/// game.
 #[test]
 fn a_vmm_that_forgets_latched_kicks_is_caught() {
     if !kvm() {

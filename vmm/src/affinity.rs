@@ -51,7 +51,7 @@ pub(crate) fn bind_this_thread(cpus: &[usize]) {
         // SAFETY: below the set's size.
         unsafe { libc::CPU_SET(*cpu, &mut set) };
     }
-    // Fails only if the CPUs were taken from the process since they were checked; the kernel has chosen others then.
-    // SAFETY: the pointer is valid for the size given.
+    // Fails only if the CPUs were taken from the process since they were checked; the kernel has chosen
+    // others then. SAFETY: the pointer is valid for the size given.
     unsafe { libc::sched_setaffinity(0, size_of::<cpu_set_t>(), &set) };
 }

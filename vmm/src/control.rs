@@ -1,4 +1,5 @@
-//! The control side of a run: one event loop that waits for the guest's end, the time-out, the user, and console input.
+//! The control side of a run: one event loop that waits for the guest's end, the time-out, the user, and
+//! console input.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -110,7 +111,8 @@ impl Control {
     fn read_input(&mut self, ops: &mut EventOps<'_>) {
         let Some(fd) = self.input else { return };
         let mut buffer = [0; 64];
-        // SAFETY: the descriptor is the caller's and stays open while `wait` borrows it; `ManuallyDrop` keeps it so.
+        // SAFETY: the descriptor is the caller's and stays open while `wait` borrows it; `ManuallyDrop` keeps
+        // it so.
         let mut file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
         match file.read(&mut buffer) {
             Ok(0) | Err(_) => {

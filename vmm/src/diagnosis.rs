@@ -95,7 +95,8 @@ fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) 
             } else {
                 Ended::Error
             };
-            // The address a processor starts at: KVM has reset the vCPU (on AMD's it does so at a triple fault).
+            // The address a processor starts at: KVM has reset the vCPU (on AMD's it does so at a triple
+            // fault).
             let registers = match crash.registers.rip {
                 0xfff0 => "KVM has reset its registers".into(),
                 _ => registers(&crash.registers, kernel),

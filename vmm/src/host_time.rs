@@ -32,8 +32,8 @@ impl Accounts {
             .push(id);
     }
 
-    /// The measurement begins. Returns false, and does nothing, if it has begun before: reading the books of many threads
-    /// takes time that a guest must not be able to waste at will.
+    /// The measurement begins. Returns false, and does nothing, if it has begun before: reading the books of
+    /// many threads takes time that a guest must not be able to waste at will.
     pub(crate) fn begin(&self) -> bool {
         let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
         if edges.begin.is_some() {

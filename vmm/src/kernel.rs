@@ -23,8 +23,8 @@ use crate::page_tables::Access;
 /// Largest image that is read: a file named by mistake must not fill the host's memory.
 const MAX_FILE: u64 = 256 << 20;
 
-/// Most segments an image may have, functions whose names are kept, and characters of a name: what a hostile file can
-/// make of a few bytes must have an end.
+/// Most segments an image may have, functions whose names are kept, and characters of a name: what a hostile
+/// file can make of a few bytes must have an end.
 const MOST_SEGMENTS: usize = 64;
 const MOST_FUNCTIONS: usize = 1 << 16;
 const LONGEST_NAME: usize = 512;
@@ -64,7 +64,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] if it cannot be read, or is anything else than a guest built on this version of `vmm/abi`.
+    /// [`Error::Usage`] if it cannot be read, or is anything else than a guest built on this version of
+    /// `vmm/abi`.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let fail = |why: String| Error::Usage(format!("cannot launch '{}': {why}", path.display()));
         let metadata = fs::metadata(path).map_err(|error| fail(error.to_string()))?;

@@ -4,8 +4,8 @@
 //! what is in the counter, and only sleeps where that is nothing; the sleep is a poll of the same counter, so a kick that
 //! comes in between ends it at once. Several kicks before a HLT are one, as with KVM's own latch.
 //!
-//! A stop reaches a sleeper through a second descriptor, which is never read: it cannot be mistaken for a kick, and it
-//! stays visible to every vCPU that halts later.
+//! A stop reaches a sleeper through a second descriptor, which is never read: it cannot be mistaken for a
+//! kick, and it stays visible to every vCPU that halts later.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -42,7 +42,8 @@ impl Latch {
         self.kicks.read().is_ok()
     }
 
-    /// Sleeps until there is a kick, and takes it, or until `stop` is readable. Kicks win where there are both.
+    /// Sleeps until there is a kick, and takes it, or until `stop` is readable. Kicks win where there are
+    /// both.
     pub(crate) fn park(&self, stop: &EventFd) -> Wake {
         loop {
             if self.clear() {
@@ -63,8 +64,8 @@ fn readable(kicks: i32, stop: i32) -> bool {
         revents: 0,
     };
     let mut descriptors = [wait_for(kicks), wait_for(stop)];
-    // SAFETY: the array is valid for two entries. An error, EINTR included, leaves `revents` zero, and the caller looks
-    // again.
+    // SAFETY: the array is valid for two entries. An error, EINTR included, leaves `revents` zero, and the
+    // caller looks again.
     unsafe { libc::poll(descriptors.as_mut_ptr(), 2, -1) };
     descriptors[1].revents != 0 && descriptors[0].revents == 0
 }

@@ -64,7 +64,8 @@ pub use vm::launch;
 
 /// A launch's connections to the outside.
 pub struct Io<'a> {
-    /// When this becomes readable, the guest is stopped. Never read: one descriptor stops every later launch as well.
+    /// When this becomes readable, the guest is stopped. Never read: one descriptor stops every later launch
+    /// as well.
     pub stop: Option<BorrowedFd<'a>>,
     /// Where the guest's console output goes. Called on vCPU threads; a guest that prints waits for it.
     pub console: Box<dyn Write + Send>,

@@ -27,7 +27,8 @@ pub(crate) enum Cause {
 #[derive(Clone, Debug)]
 pub(crate) struct Crash {
     pub(crate) vcpu: u32,
-    /// The processor shut down in a triple fault, which is the guest's doing, not an exit that the VMM has no use for.
+    /// The processor shut down in a triple fault, which is the guest's doing, not an exit that the VMM has no
+    /// use for.
     pub(crate) shutdown: bool,
     /// What it did: the rest of a sentence that begins with the vCPU.
     pub(crate) what: String,
@@ -103,11 +104,11 @@ impl Machine {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells vCPUs to stop: those that are parked, and those that look before they enter KVM. The ones inside need a
-    /// signal after this.
+    /// Tells vCPUs to stop: those that are parked, and those that look before they enter KVM. The ones inside
+    /// need a signal after this.
     pub(crate) fn request_stop(&self) {
-        // Release: pairs with the load in `stopping`. A thread in the guest looks again after the signal, which is sent
-        // after this; one that is parked, after `stop` became readable.
+        // Release: pairs with the load in `stopping`. A thread in the guest looks again after the signal,
+        // which is sent after this; one that is parked, after `stop` became readable.
         self.stopping.store(true, Ordering::Release);
         let _ = self.stop.write(1);
         self.console.output.close();

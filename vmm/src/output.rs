@@ -1,7 +1,7 @@
 //! Console output on its way to the user: a bounded queue, and a thread that empties it.
 //!
-//! The user may read slowly, or never. Then the vCPUs that print wait, and nothing else does: not the console device, not
-//! the control side, and not a vCPU that is to stop.
+//! The user may read slowly, or never. Then the vCPUs that print wait, and nothing else does: not the console
+//! device, not the control side, and not a vCPU that is to stop.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -103,8 +103,8 @@ impl Output {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until all output is written, but not for a user who does not read: then the thread is left behind, until
-    /// that user closes the other end.
+    /// Waits until all output is written, but not for a user who does not read: then the thread is left
+    /// behind, until that user closes the other end.
     pub(crate) fn finish(&self) {
         self.close();
         let pending = |queue: &mut Queue| !queue.written;

@@ -1,7 +1,7 @@
 //! The guest's first page tables: four levels, one to one, everything accessible from ring 3.
 //!
-//! Ring 3 needs that because the kernel itself may run there; in ring 0 nothing is lost, since no one else lives in
-//! the guest, and neither SMEP nor SMAP is on.
+//! Ring 3 needs that because the kernel itself may run there; in ring 0 nothing is lost, since no one else
+//! lives in the guest, and neither SMEP nor SMAP is on.
 
 use std::collections::BTreeMap;
 
@@ -114,8 +114,8 @@ impl Tables {
     }
 }
 
-/// Writes one level of tables, each of which maps 2^`shift` bytes, and returns the entries that point to them, by the
-/// first address they map.
+/// Writes one level of tables, each of which maps 2^`shift` bytes, and returns the entries that point to
+/// them, by the first address they map.
 fn write_level(
     memory: &GuestMemory,
     next: &mut u64,

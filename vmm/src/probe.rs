@@ -1,8 +1,8 @@
 //! Does this host run ring 0, or does it emulate it?
 //!
-//! A software KVM emulates a guest's ring 0 instruction by instruction, at several hundred nanoseconds each, and only
-//! plain integer code at all. There is nothing to ask about that, so it is measured: a counted loop of two
-//! instructions takes microseconds where ring 0 is real and most of a millisecond where it is not.
+//! A software KVM emulates a guest's ring 0 instruction by instruction, at several hundred nanoseconds each,
+//! and only plain integer code at all. There is nothing to ask about that, so it is measured: a counted loop
+//! of two instructions takes microseconds where ring 0 is real and most of a millisecond where it is not.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ use crate::registers;
 /// Turns of the loop, two instructions each.
 const TURNS: u32 = 1000;
 
-/// Above this the loop was emulated. Half of what the fastest emulation seen takes, and several times what the exit at
-/// the loop's end costs under nested virtualisation.
+/// Above this the loop was emulated. Half of what the fastest emulation seen takes, and several times what
+/// the exit at the loop's end costs under nested virtualisation.
 const LIMIT: Duration = Duration::from_micros(350);
 
 /// A try can be slow because the host was busy, never fast by mistake: so the fastest of a few counts.
@@ -31,7 +31,8 @@ const TRIES: u32 = 3;
 pub struct Ring0 {
     /// Instruction by instruction, in software.
     pub emulated: bool,
-    /// Time per instruction, the exit at the end included: meaningful where emulated, an upper bound elsewhere.
+    /// Time per instruction, the exit at the end included: meaningful where emulated, an upper bound
+    /// elsewhere.
     pub ns_per_instruction: f64,
 }
 
@@ -42,8 +43,8 @@ impl Ring0 {
     }
 }
 
-/// Measures on `vcpu`, once in the life of the process. The code goes where the kernel will be, which is mapped
-/// executable and not loaded yet.
+/// Measures on `vcpu`, once in the life of the process. The code goes where the kernel will be, which is
+/// mapped executable and not loaded yet.
 pub(crate) fn ring0(vcpu: &mut VcpuFd, memory: &GuestMemory, cr3: u64) -> Result<Ring0, Error> {
     static MEASURED: OnceLock<Ring0> = OnceLock::new();
     if let Some(known) = MEASURED.get() {

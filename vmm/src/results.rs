@@ -1,7 +1,7 @@
 //! The result of a run, as `--format json` writes it and the tables show it.
 //!
-//! The guest's part of it comes from an untrusted hand: any bit pattern makes a [`Run`], if not a meaningful one.
-//! Fields may be added, never renamed.
+//! The guest's part of it comes from an untrusted hand: any bit pattern makes a [`Run`], if not a meaningful
+//! one. Fields may be added, never renamed.
 
 mod run;
 mod statistics;
@@ -55,7 +55,8 @@ impl Results {
 pub struct Host {
     /// How its KVM runs ring 0.
     pub kvm: Kvm,
-    /// What an instruction costs in ring 0, in nanoseconds, where it is emulated: elsewhere it is too little to measure.
+    /// What an instruction costs in ring 0, in nanoseconds, where it is emulated: elsewhere it is too little
+    /// to measure.
     pub ring0_ns_per_instruction: Option<f64>,
     /// The ring the guest kernel ran in.
     pub guest_ring: u8,

@@ -1,8 +1,8 @@
 //! Getting a vCPU thread out of `KVM_RUN`.
 //!
-//! A signal alone is not enough: one that arrives after the thread's last look at the stop flag and before `KVM_RUN`
-//! would be gone by the time the vCPU runs. So the handler, on the vCPU's own thread, sets the `immediate_exit` byte of
-//! its `kvm_run`, and `KVM_RUN` returns at once however late it was entered.
+//! A signal alone is not enough: one that arrives after the thread's last look at the stop flag and before
+//! `KVM_RUN` would be gone by the time the vCPU runs. So the handler, on the vCPU's own thread, sets the
+//! `immediate_exit` byte of its `kvm_run`, and `KVM_RUN` returns at once however late it was entered.
 
 use std::cell::Cell;
 use std::io;
@@ -15,8 +15,8 @@ use libc::{c_int, c_void, siginfo_t};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 thread_local! {
-    /// `immediate_exit` of the vCPU that this thread runs; null on other threads. Without a destructor and initialised
-    /// at compile time, so that the handler may use it at any moment of the thread's life.
+    /// `immediate_exit` of the vCPU that this thread runs; null on other threads. Without a destructor and
+    /// initialised at compile time, so that the handler may use it at any moment of the thread's life.
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
@@ -42,8 +42,8 @@ pub(crate) fn install_handler() -> io::Result<()> {
 extern "C" fn handle(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
     let immediate_exit = IMMEDIATE_EXIT.get();
     if !immediate_exit.is_null() {
-        // SAFETY: non-null only inside `Registration`'s life, while the vCPU's `kvm_run` is mapped; and this runs on the
-        // thread that owns it. Volatile: the kernel reads it.
+        // SAFETY: non-null only inside `Registration`'s life, while the vCPU's `kvm_run` is mapped; and this
+        // runs on the thread that owns it. Volatile: the kernel reads it.
         unsafe { immediate_exit.write_volatile(1) };
     }
 }
@@ -55,8 +55,8 @@ impl Registration {
     /// Registers the calling thread as the one that runs `vcpu`.
     pub(crate) fn new(vcpu: &mut VcpuFd) -> Self {
         IMMEDIATE_EXIT.set(&raw mut vcpu.get_kvm_run().immediate_exit);
-        // The caller looks at its stop flag next; a signal from here on must find the pointer. Handler and caller are
-        // the same thread, so only the compiler could reorder.
+        // The caller looks at its stop flag next; a signal from here on must find the pointer. Handler and
+        // caller are the same thread, so only the compiler could reorder.
         compiler_fence(Ordering::SeqCst);
         Self(())
     }

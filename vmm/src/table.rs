@@ -11,8 +11,8 @@ pub(crate) enum Align {
 
 /// `rows` in columns two spaces apart, each as wide as its widest cell, a line each.
 ///
-/// A row of one cell is a heading, which may be as wide as it likes. Every character is taken to be one column wide, as
-/// those of this program are.
+/// A row of one cell is a heading, which may be as wide as it likes. Every character is taken to be one
+/// column wide, as those of this program are.
 pub(crate) fn render(columns: &[Align], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows

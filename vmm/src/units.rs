@@ -7,7 +7,8 @@ use humantime::DurationError;
 /// The longest duration the command line takes.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Parses a duration: a number and its unit, such as `500ns`, `20us`, `1.5ms`, `2s` or `1m`; `0` needs no unit.
+/// Parses a duration: a number and its unit, such as `500ns`, `20us`, `1.5ms`, `2s` or `1m`; `0` needs no
+/// unit.
 ///
 /// # Errors
 ///

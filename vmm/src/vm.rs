@@ -27,8 +27,8 @@ use crate::{Io, affinity, diagnosis, page_tables, registers, signal};
 /// How long vCPU threads get to come out of KVM once they are told to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A VM with its memory and vCPUs, before anything runs. Fields are dropped in this order: the vCPUs and the VM before
-/// the memory that KVM maps.
+/// A VM with its memory and vCPUs, before anything runs. Fields are dropped in this order: the vCPUs and the
+/// VM before the memory that KVM maps.
 pub(crate) struct Vm {
     vcpus: Vec<VcpuFd>,
     _vm: VmFd,
@@ -68,8 +68,8 @@ impl Vm {
                 memory_size: len,
                 userspace_addr: host,
             };
-            // SAFETY: the host range is a mapping of `memory`, which is there for as long as a vCPU can run: first
-            // `Vm` owns both, then every vCPU's thread holds the `Machine` that owns the memory.
+            // SAFETY: the host range is a mapping of `memory`, which is there for as long as a vCPU can run:
+            // first `Vm` owns both, then every vCPU's thread holds the `Machine` that owns the memory.
             unsafe { vm.set_user_memory_region(region) }.map_err(fail("map guest memory"))?;
         }
         let cpuid = kvm
@@ -136,13 +136,13 @@ impl Vm {
     }
 }
 
-/// Launches one guest and waits for its end. Everything it takes (threads, descriptors, memory) is given back before it
-/// returns.
+/// Launches one guest and waits for its end. Everything it takes (threads, descriptors, memory) is given back
+/// before it returns.
 ///
 /// # Errors
 ///
-/// [`Error::Usage`] if the configuration makes no sense on this host, [`Error::Host`] if the host cannot run guests. A
-/// guest that ends badly is not an error but an [`Outcome`].
+/// [`Error::Usage`] if the configuration makes no sense on this host, [`Error::Host`] if the host cannot run
+/// guests. A guest that ends badly is not an error but an [`Outcome`].
 pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, Error> {
     let begun = Instant::now();
     affinity::check(&config.pcpus)?;

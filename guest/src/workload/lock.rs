@@ -19,8 +19,8 @@ use crate::report;
 /// What the lock protects, on cache lines of its own.
 ///
 /// The fields are atomics, used with relaxed loads and stores that compile to plain `mov`s, never with a
-/// read-modify-write: the machine code is that of plain variables, and a lock that does not exclude (`busted`) loses
-/// updates without the undefined behaviour of a Rust data race.
+/// read-modify-write: the machine code is that of plain variables, and a lock that does not exclude
+/// (`busted`) loses updates without the undefined behaviour of a Rust data race.
 #[repr(align(128))]
 struct Shared {
     /// Raised by one in every critical section: read at its start, written at its end.
@@ -53,7 +53,8 @@ impl Shared {
 
 /// Runs the workload with the lock that was asked for. Every vCPU calls it.
 pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo, kind: LockKind) {
-    // A static per lock type, since statics cannot be generic; on a line of its own, as locks in kernels that care are.
+    // A static per lock type, since statics cannot be generic; on a line of its own, as locks in kernels that
+    // care are.
     macro_rules! with {
         ($raw:ty) => {{
             #[repr(align(128))]

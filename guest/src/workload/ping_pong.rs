@@ -1,8 +1,8 @@
-//! Pairs of vCPUs hand a token to and fro, halting while they do not have it: no lost wake-up goes unnoticed, since
-//! the first one ends the game.
+//! Pairs of vCPUs hand a token to and fro, halting while they do not have it: no lost wake-up goes unnoticed,
+//! since the first one ends the game.
 //!
-//! `--hold` and `--think` bound random delays before a hand-off and before a halt, so that kicks fall before, into and
-//! after the other side's way to its HLT.
+//! `--hold` and `--think` bound random delays before a hand-off and before a halt, so that kicks fall before,
+//! into and after the other side's way to its HLT.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -28,7 +28,8 @@ const PAIRS: usize = 128;
 
 static TOKENS: [Token; PAIRS] = [const { Token(AtomicU32::new(0)) }; PAIRS];
 
-/// Plays until the time is up or, if a number of hand-offs was asked for, until the pairs together have made as many.
+/// Plays until the time is up or, if a number of hand-offs was asked for, until the pairs together have made
+/// as many.
 pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     // SAFETY: each vCPU runs one workload, once.
     let results = unsafe { report::of_vcpu(cpu) };

@@ -59,7 +59,8 @@ fn triple_fault(cpu: &Cpu) {
         .tss
         .get()
         .wrapping_byte_add(core::mem::offset_of!(crate::cpu::Tss, ist));
-    // SAFETY: the vCPU's own TSS; the processor reads it at the next exception, which is meant to find no stack.
+    // SAFETY: the vCPU's own TSS; the processor reads it at the next exception, which is meant to find no
+    // stack.
     unsafe { ist.cast::<u64>().write_unaligned(8) };
     read_null();
 }

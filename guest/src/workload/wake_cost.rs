@@ -1,7 +1,7 @@
 //! What a halt, kick and wake-up cost on this host: the sound budget for spinning.
 //!
-//! A waiter that spins as long as sleeping would have cost it never loses more than twice what the best choice, made
-//! with foresight, would have (Karlin, Manasse, McGeoch and Owicki, 1990).
+//! A waiter that spins as long as sleeping would have cost it never loses more than twice what the best
+//! choice, made with foresight, would have (Karlin, Manasse, McGeoch and Owicki, 1990).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,11 +12,12 @@ use crate::clock;
 use crate::cpu::Cpu;
 use crate::pv::Pv;
 
-/// Round trips measured; the median counts, because a try may be preempted, or find both vCPUs on one host CPU.
+/// Round trips measured; the median counts, because a try may be preempted, or find both vCPUs on one host
+/// CPU.
 const TRIES: usize = 15;
 
-/// Measures the hand-off from a vCPU that kicks to the one that wakes, in cycles. Every vCPU calls it between two
-/// barriers; vCPUs 0 and 1 do the work, and vCPU 0 gets the answer, the others 0.
+/// Measures the hand-off from a vCPU that kicks to the one that wakes, in cycles. Every vCPU calls it between
+/// two barriers; vCPUs 0 and 1 do the work, and vCPU 0 gets the answer, the others 0.
 pub(super) fn measure(cpu: &Cpu, boot: &BootInfo) -> u64 {
     /// Whose turn it is: the number of hand-offs so far, even for vCPU 0.
     static TURN: AtomicU32 = AtomicU32::new(0);

@@ -151,9 +151,9 @@ pub(crate) type RestlessAgain = Host<1, 1, true, true>;
 /// Sleeps sometimes.
 pub(crate) type Balanced = Host<100, 100>;
 
-// SAFETY: numbers come from a pool, so they are unique, and a thread keeps its own; each indexes an area of its
-// own; handlers run within the call they interrupt. Kicks are latched under a mutex, which also orders what
-// came before a kick.
+// SAFETY: numbers come from a pool, so they are unique, and a thread keeps its own; each indexes an area of
+// its own; handlers run within the call they interrupt. Kicks are latched under a mutex, which also orders
+// what came before a kick.
 unsafe impl<const SPIN: u32, const STEAL: u32, const SPURIOUS: bool, const AGAIN: bool> Platform
     for Host<SPIN, STEAL, SPURIOUS, AGAIN>
 {

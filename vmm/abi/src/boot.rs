@@ -1,6 +1,7 @@
 //! How a vCPU starts.
 //!
-//! Every vCPU enters the image's ELF entry point in 64-bit mode, ring 0, interrupts off, with the VMM's page tables:
+//! Every vCPU enters the image's ELF entry point in 64-bit mode, ring 0, interrupts off, with the VMM's page
+//! tables:
 //!
 //! | register | holds |
 //! |---|---|
@@ -72,7 +73,8 @@ pub struct BootInfo {
     pub tsc_khz: u64,
     /// One [`VcpuPage`](crate::vcpu_page::VcpuPage) per vCPU, in order.
     pub vcpu_pages: Region,
-    /// The [`Report`](crate::report::Report) followed by one [`VcpuReport`](crate::report::VcpuReport) per vCPU.
+    /// The [`Report`](crate::report::Report) followed by one [`VcpuReport`](crate::report::VcpuReport) per
+    /// vCPU.
     pub report: Region,
     /// The vCPUs' areas, [`CPU_AREA_STRIDE`] apart; the first one starts at `base`.
     pub cpu_areas: Region,

@@ -1,8 +1,8 @@
 //! The buckets of the report's histograms: log-linear, as HDR histograms are.
 //!
-//! Values below [`SUB_BUCKETS`] have a bucket each. Above, every power of two is split into [`SUB_BUCKETS`] buckets
-//! of equal width, so that a bucket is at most 1/32 of its values wide and its midpoint at most 1.6 % off.
-//! Values from 2^[`VALUE_BITS`] on share the last bucket.
+//! Values below [`SUB_BUCKETS`] have a bucket each. Above, every power of two is split into [`SUB_BUCKETS`]
+//! buckets of equal width, so that a bucket is at most 1/32 of its values wide and its midpoint at most 1.6 %
+//! off. Values from 2^[`VALUE_BITS`] on share the last bucket.
 //!
 //! ```text
 //! value      0 … 31 │ 32 … 63 │ 64, 65 │ 66, 67 │ … │ 128 … 131 │ …

@@ -13,8 +13,8 @@
 //! | [`histogram`] | the buckets of the report's histograms |
 //! | [`note`] | the ELF note that makes a file a pvlab guest |
 //!
-//! All integers are little-endian, all layouts `#[repr(C)]` with asserted sizes and offsets. [`VERSION`] changes
-//! whenever any of it does; the VMM checks it in the ELF note, the guest in the boot information.
+//! All integers are little-endian, all layouts `#[repr(C)]` with asserted sizes and offsets. [`VERSION`]
+//! changes whenever any of it does; the VMM checks it in the ELF note, the guest in the boot information.
 #![no_std]
 
 pub mod boot;

@@ -1,7 +1,7 @@
 //! The ELF note that makes a file a pvlab guest.
 //!
-//! An image carries, in a `PT_NOTE` segment, a note of name `pvlab` and type [`TYPE_VERSION`] whose description is
-//! the [`VERSION`](crate::VERSION) it was built with. The VMM launches nothing else.
+//! An image carries, in a `PT_NOTE` segment, a note of name `pvlab` and type [`TYPE_VERSION`] whose
+//! description is the [`VERSION`](crate::VERSION) it was built with. The VMM launches nothing else.
 //!
 //! ```
 //! #[used]

@@ -1,7 +1,7 @@
 //! I/O ports: the hypercalls and the console.
 //!
-//! A hypercall is one 32-bit `out` whose value is its only argument. Anything else at these ports, and any other
-//! port, ends the run with a diagnosis.
+//! A hypercall is one 32-bit `out` whose value is its only argument. Anything else at these ports, and any
+//! other port, ends the run with a diagnosis.
 //!
 //! ```text
 //! 0x3f8 ..= 0x3ff   console: a 16550 UART, 8-bit accesses
@@ -15,8 +15,9 @@ pub const CONSOLE: u16 = 0x3f8;
 /// Number of ports of the console.
 pub const CONSOLE_LEN: u16 = 8;
 
-/// Wakes the vCPU whose index is written, with the semantics of KVM's hypercall 5 (`KVM_HC_KICK_CPU`): it latches
-/// "unhalted" for the target and ends its HLT; a HLT that finds the latch set returns at once and clears it.
+/// Wakes the vCPU whose index is written, with the semantics of KVM's hypercall 5 (`KVM_HC_KICK_CPU`): it
+/// latches "unhalted" for the target and ends its HLT; a HLT that finds the latch set returns at once and
+/// clears it.
 pub const KICK_CPU: u16 = 0x500;
 
 /// Ends the run with one of the codes in [`exit_code`].
@@ -25,7 +26,8 @@ pub const EXIT: u16 = 0x504;
 /// Begins or ends the interval in which the VMM accounts host time to the vCPUs; see [`measure`].
 pub const MEASURE: u16 = 0x508;
 
-/// Ports from 0 up to, not including, this one may be used: what the guest's I/O permission bitmap has to cover.
+/// Ports from 0 up to, not including, this one may be used: what the guest's I/O permission bitmap has to
+/// cover.
 pub const LIMIT: u16 = 0x50c;
 
 /// Values of [`EXIT`].

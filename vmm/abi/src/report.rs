@@ -1,7 +1,7 @@
 //! What the guest leaves behind: one [`Report`], followed by one [`VcpuReport`] for each vCPU.
 //!
-//! The VMM reads it once the guest has ended with [`exit_code::DONE`](crate::port::exit_code::DONE). Times are TSC
-//! cycles.
+//! The VMM reads it once the guest has ended with [`exit_code::DONE`](crate::port::exit_code::DONE). Times
+//! are TSC cycles.
 
 use crate::histogram::BUCKETS;
 use crate::{PAGE_SIZE, Plain, assert_layout};
@@ -13,7 +13,8 @@ pub const EVENTS: usize = 32;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Report {
-    /// The plain counter that every critical section raises by one: with exclusion, the number of acquisitions.
+    /// The plain counter that every critical section raises by one: with exclusion, the number of
+    /// acquisitions.
     pub plain_counter: u64,
     /// From the moment the vCPUs were let go until the last one had finished.
     pub elapsed_cycles: u64,

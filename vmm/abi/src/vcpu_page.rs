@@ -5,8 +5,8 @@
 //! 128  VMM writes, guest reads     preempted
 //! ```
 //!
-//! The halves lie 128 bytes apart, so that neither side's stores disturb the other's cache line, nor the line the
-//! hardware prefetches with it.
+//! The halves lie 128 bytes apart, so that neither side's stores disturb the other's cache line, nor the line
+//! the hardware prefetches with it.
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -43,7 +43,8 @@ pub struct VcpuPage {
     pub fault_rip: AtomicU64,
     /// Keeps the halves apart.
     pub guest_half: [u8; 112],
-    /// Not 0 while the VMM knows that the vCPU does not run, because it is parked in a HLT. A hint, written relaxed.
+    /// Not 0 while the VMM knows that the vCPU does not run, because it is parked in a HLT. A hint, written
+    /// relaxed.
     pub preempted: AtomicU32,
 }
 

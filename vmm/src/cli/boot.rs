@@ -45,8 +45,8 @@ impl Write for Stdout {
             .as_ref()
             .is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
         {
-            // Nobody reads the console any more: end as a program does that leaves SIGPIPE alone. Nothing is lost,
-            // since a guest has no other way out.
+            // Nobody reads the console any more: end as a program does that leaves SIGPIPE alone. Nothing is
+            // lost, since a guest has no other way out.
             std::process::exit(128 + libc::SIGPIPE);
         }
         written.map(|()| bytes.len())

@@ -21,7 +21,8 @@ const MEMORY_PER_VCPU: u64 = 256 << 10;
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(30);
 
 impl GuestArgs {
-    /// A launch on this host that does nothing, for [`RunArgs::configs`] and its like to refine; and the host.
+    /// A launch on this host that does nothing, for [`RunArgs::configs`] and its like to refine; and the
+    /// host.
     ///
     /// # Errors
     ///

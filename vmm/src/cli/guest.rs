@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::outcome::{Ended, Outcome};
 use crate::{Io, Kernel};
 
-/// Launches the built-in guest. Meanwhile `what` is shown on a terminal; if the guest fails, so is its console.
+/// Launches the built-in guest. Meanwhile `what` is shown on a terminal; if the guest fails, so is its
+/// console.
 ///
 /// # Errors
 ///

@@ -10,8 +10,8 @@ use super::statistics::{self, Clock, Percentiles};
 use crate::config::{Config, nanos};
 use crate::outcome::{Ended, Outcome};
 
-/// One launch. Times are in nanoseconds, numbers are sums over the vCPUs unless they say otherwise, and zero in a run
-/// that did not reach its end.
+/// One launch. Times are in nanoseconds, numbers are sums over the vCPUs unless they say otherwise, and zero
+/// in a run that did not reach its end.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
     /// The lock; null where the workload takes none.

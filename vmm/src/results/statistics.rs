@@ -33,8 +33,8 @@ pub(super) fn per_second(n: u64, elapsed_ns: u64) -> f64 {
 
 /// How many critical sections overlapped with another, at least.
 ///
-/// There are two witnesses. The plain counter misses an increment for each lost update, and each vCPU saw intruders
-/// inside its own critical sections. Both can miss an overlap, so the larger one counts.
+/// There are two witnesses. The plain counter misses an increment for each lost update, and each vCPU saw
+/// intruders inside its own critical sections. Both can miss an overlap, so the larger one counts.
 pub(super) fn violations(plain_counter: u64, vcpus: &[VcpuReport]) -> u64 {
     let sum =
         |field: fn(&VcpuReport) -> u64| -> u128 { vcpus.iter().map(|vcpu| u128::from(field(vcpu))).sum() };
@@ -42,8 +42,8 @@ pub(super) fn violations(plain_counter: u64, vcpus: &[VcpuReport]) -> u64 {
     saturated(lost_updates.max(sum(|vcpu| vcpu.intruders)))
 }
 
-/// Jain's fairness index of `shares`: 1 if all are equal, 1/n if one has everything, and 0 if there is nothing to
-/// share.
+/// Jain's fairness index of `shares`: 1 if all are equal, 1/n if one has everything, and 0 if there is
+/// nothing to share.
 pub(super) fn jain_index(shares: &[u64]) -> f64 {
     let (sum, squares) = shares
         .iter()
@@ -76,8 +76,8 @@ pub struct Percentiles {
 impl Percentiles {
     /// Percentiles of the values that all of `histograms` counted together.
     ///
-    /// `max` is the largest value in cycles where it was recorded exactly. The others are as exact as the buckets, but
-    /// never beyond the largest value.
+    /// `max` is the largest value in cycles where it was recorded exactly. The others are as exact as the
+    /// buckets, but never beyond the largest value.
     pub(super) fn new<'a>(
         histograms: impl Iterator<Item = &'a Histogram>,
         max: Option<u64>,

@@ -1,4 +1,5 @@
-//! Values of options, from what users write. Errors are what clap puts behind "invalid value '…' for '--option':".
+//! Values of options, from what users write. Errors are what clap puts behind "invalid value '…' for
+//! '--option':".
 
 use abi::config::{LockKind, Workload};
 
