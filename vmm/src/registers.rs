@@ -68,6 +68,12 @@ pub(crate) fn set(vcpu: &VcpuFd, cr3: u64, registers: kvm_regs) -> Result<(), Er
 
 /// Gives `vcpu` the CPUID that KVM offers, with `index` as its APIC id.
 pub(crate) fn set_cpuid(vcpu: &VcpuFd, offered: &CpuId, index: u32) -> Result<(), Error> {
+    vcpu.set_cpuid2(&cpuid_of(offered, index))
+        .map_err(|error| Error::Host(format!("KVM refuses the vCPU's CPUID: {error}")))
+}
+
+/// `offered`, which holds the APIC ids of whatever host CPU KVM was asked on, with `index` in their place.
+fn cpuid_of(offered: &CpuId, index: u32) -> CpuId {
     let mut cpuid = offered.clone();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
@@ -75,9 +81,38 @@ pub(crate) fn set_cpuid(vcpu: &VcpuFd, offered: &CpuId, index: u32) -> Result<()
             1 => entry.ebx = entry.ebx & 0x00ff_ffff | index << 24,
             // All of it, in the topology leaves.
             0xb | 0x1f => entry.edx = index,
+            // And in AMD's: the extended APIC id; one thread to a core, in EBX 7–0; one node.
+            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (index, index & 0xff, 0),
             _ => {}
         }
     }
-    vcpu.set_cpuid2(&cpuid)
-        .map_err(|error| Error::Host(format!("KVM refuses the vCPU's CPUID: {error}")))
+    cpuid
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::kvm_cpuid_entry2;
+
+    use super::*;
+
+    #[test]
+    fn no_leaf_tells_of_the_hosts_apic_ids() {
+        let leaf = |function| kvm_cpuid_entry2 {
+            function,
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            ..Default::default()
+        };
+        let offered = CpuId::from_entries(&[1, 0xb, 0x1f, 0x8000_001e, 7].map(leaf)).unwrap();
+        let cpuid = cpuid_of(&offered, 5);
+        let [initial, extended, v2, amd, other] = cpuid.as_slice() else {
+            panic!("as many leaves as before");
+        };
+        assert_eq!(initial.ebx, 0x05ff_ffff);
+        assert_eq!((extended.edx, v2.edx), (5, 5));
+        assert_eq!((amd.eax, amd.ebx, amd.ecx), (5, 5, 0));
+        assert_eq!(other, &leaf(7));
+    }
 }
