@@ -47,18 +47,20 @@ struct Measured {
 impl Measured {
     /// Meets the others; from here on, time counts.
     fn begin(cpu: &Cpu) -> Self {
-        /// TSC at the start, which is the same for all.
+        /// TSC at which the first vCPU was let go; 0 before that. A guest measures once.
         static STARTED: AtomicU64 = AtomicU64::new(0);
         meet();
         if cpu.is_first() {
             hypercall::measure(measure::BEGIN);
-            // Relaxed: the barrier orders it before the loads.
-            STARTED.store(clock::cycles(), Ordering::Relaxed);
         }
         meet();
-        Self {
-            started: STARTED.load(Ordering::Relaxed),
-        }
+        // Relaxed: the word hands over nothing but itself, and its own modification order picks one winner.
+        let now = clock::cycles();
+        let started = match STARTED.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => now,
+            Err(first) => first,
+        };
+        Self { started }
     }
 
     /// TSC at which the workload has lasted as long as it was asked to.
