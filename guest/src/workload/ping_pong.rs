@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::boot::BootInfo;
+use abi::config::{MOST_PAIRS, pairs};
 use abi::report::VcpuReport;
 use pvlock::{CpuId, Platform, SpinBudget};
 
@@ -23,22 +24,18 @@ struct Token(AtomicU32);
 /// The token says whose turn it is: 0 or 1 for the even or odd vCPU of the pair, or that the game is over.
 const OVER: u32 = 2;
 
-/// Most pairs that play; further vCPUs watch.
-const PAIRS: usize = 128;
-
-static TOKENS: [Token; PAIRS] = [const { Token(AtomicU32::new(0)) }; PAIRS];
+static TOKENS: [Token; MOST_PAIRS as usize] = [const { Token(AtomicU32::new(0)) }; MOST_PAIRS as usize];
 
 /// Plays until the time is up or, if a number of hand-offs was asked for, until the pairs together have made
 /// as many.
 pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     // SAFETY: each vCPU runs one workload, once.
     let results = unsafe { report::of_vcpu(cpu) };
-    let pairs = (boot.vcpus as usize / 2).clamp(1, PAIRS);
-    let pair = cpu.index() as usize / 2;
+    let (pairs, pair) = (pairs(boot.vcpus), cpu.index() / 2);
     let measured = Measured::begin(cpu);
-    if pair < pairs && boot.vcpus > 1 {
+    if pair < pairs {
         let limits = Limits {
-            rounds: boot.run.rounds.div_ceil(2 * pairs as u64),
+            rounds: boot.run.rounds.div_ceil(2 * u64::from(pairs)),
             deadline: if boot.run.rounds == 0 {
                 measured.deadline(boot)
             } else {
@@ -48,7 +45,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
             before_halt: clock::from_ns(boot, boot.run.think_ns),
         };
         play(
-            &TOKENS[pair].0,
+            &TOKENS[pair as usize].0,
             cpu.index(),
             &limits,
             &mut Random::new(cpu, boot),

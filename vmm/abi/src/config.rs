@@ -63,6 +63,19 @@ named! {
     }
 }
 
+/// Most pairs of vCPUs that play [`Workload::PingPong`].
+pub const MOST_PAIRS: u32 = 128;
+
+/// Pairs that play [`Workload::PingPong`] in a guest of `vcpus` vCPUs: vCPUs 0 and 1, 2 and 3, and so on.
+/// Further vCPUs watch.
+pub const fn pairs(vcpus: u32) -> u32 {
+    if vcpus / 2 < MOST_PAIRS {
+        vcpus / 2
+    } else {
+        MOST_PAIRS
+    }
+}
+
 /// How [`RunConfig::spin_ns`] is to be read.
 pub mod spin {
     /// The lock's own default: Linux's 2^15 iterations for `pvqspinlock-linux`, [`AUTO`] for `pvqspinlock`.

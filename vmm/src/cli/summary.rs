@@ -1,6 +1,6 @@
 //! Results as text that a newcomer can read.
 
-use abi::config::Workload;
+use abi::config::{Workload, pairs};
 
 use crate::cli::verdict::verdict;
 use crate::results::{Host, Results, Run};
@@ -37,8 +37,7 @@ pub(super) fn vcpus_on_cpus(run: &Run) -> String {
 /// What a halt, a kick and a wake-up took in a ping-pong, in nanoseconds.
 pub(super) fn per_hand_off(run: &Run) -> Option<u64> {
     // Pairs play at the same time, each at its own pace.
-    let pairs = u128::from((run.vcpus / 2).max(1));
-    let time = u128::from(run.measured.elapsed_ns) * pairs;
+    let time = u128::from(run.measured.elapsed_ns) * u128::from(pairs(run.vcpus));
     time.checked_div(run.measured.acquisitions.into())
         .map(|ns| u64::try_from(ns).unwrap_or(u64::MAX))
 }
@@ -119,6 +118,8 @@ fn lock_row(run: &Run, first: Option<&Run>) -> Vec<String> {
         count(measured.halts),
         count(measured.kicks),
         match measured.exclusion_violations {
+            // Nobody was inside, so nobody could have been seen there.
+            0 if measured.acquisitions == 0 => "not tested".to_owned(),
             0 => "ok".to_owned(),
             violations => format!("BROKEN: {}", counted(violations, "violation")),
         },

@@ -1,6 +1,6 @@
 //! One launch's part of the results.
 
-use abi::config::{LockKind, Workload};
+use abi::config::{LockKind, Workload, pairs};
 use abi::report::VcpuReport;
 use pvlock::Event;
 use serde::{Serialize, Serializer};
@@ -83,7 +83,7 @@ pub struct Measured {
     pub throughput_per_sec: f64,
     /// At least as many critical sections overlapped with another.
     pub exclusion_violations: u64,
-    /// Jain's fairness index of `per_vcpu`.
+    /// Jain's fairness index of `per_vcpu`, less those who only watch a ping-pong.
     pub jain_index: f64,
     /// The longest wait for the lock.
     pub longest_wait_ns: u64,
@@ -193,7 +193,11 @@ impl Measured {
                 Workload::Lock => statistics::violations(run.plain_counter, vcpus),
                 _ => 0,
             },
-            jain_index: statistics::jain_index(&per_vcpu),
+            jain_index: statistics::jain_index(match config.workload {
+                // Watchers get no share, and want none.
+                Workload::PingPong => &per_vcpu[..per_vcpu.len().min(2 * pairs(config.vcpus) as usize)],
+                _ => &per_vcpu,
+            }),
             per_vcpu,
             longest_wait_ns: clock.ns(longest_wait),
             wait_ns: Percentiles::new(vcpus.iter().map(|vcpu| &vcpu.wait), Some(longest_wait), clock),

@@ -195,6 +195,18 @@ fn overlapping_critical_sections_make_a_violation() {
 }
 
 #[test]
+fn who_watches_a_ping_pong_is_not_treated_unfairly() {
+    let config = Config {
+        vcpus: 3,
+        ..config(Workload::PingPong)
+    };
+    let mut report = report(0, [10, 10]);
+    report.vcpus.push(VcpuReport::default());
+    let run = Run::new(&config, &outcome(Some(report)));
+    assert_eq!(run.measured.jain_index, 1.0);
+}
+
+#[test]
 fn a_failed_run_has_all_fields() {
     let failed = results(Run::new(&config(Workload::Lock), &outcome(None)));
     let complete = results(Run::new(

@@ -131,6 +131,13 @@ fn nothing_is_relative_to_a_failed_run_or_to_nothing() {
 }
 
 #[test]
+fn a_lock_that_nobody_took_was_not_tested() {
+    let text = summary(&results(vec![run(LockKind::Mcs, 8, 2, 0)]));
+    let row = text.lines().find(|line| line.starts_with("mcs")).unwrap();
+    assert!(row.ends_with("  not tested"), "{text}");
+}
+
+#[test]
 fn a_ping_pong_shows_what_a_hand_off_costs() {
     let run = Run {
         lock: None,
@@ -139,6 +146,12 @@ fn a_ping_pong_shows_what_a_hand_off_costs() {
     };
     // Two pairs: 10 000 hand-offs in a second are 5 000 for each pair.
     assert_eq!(per_hand_off(&run), Some(200_000));
+    // There are 128 pairs at most, and the others watch.
+    let crowd = Run {
+        vcpus: 1000,
+        ..run.clone()
+    };
+    assert_eq!(per_hand_off(&crowd), Some(12_800_000));
     let text = summary(&results(vec![run.clone()]));
     assert!(text.contains("10 k/s  200 µs"), "{text}");
     let failed = failed(run, Exit::Timeout);
