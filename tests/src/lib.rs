@@ -9,6 +9,7 @@
 //! | `endings.rs` | every bad end has its message and its exit code |
 //! | `usage.rs` | bad arguments get one line and code 2; a host without KVM, code 3 |
 //! | `results.rs` | the table and the JSON say what was measured |
+//! | `exit_stats.rs` | exit statistics agree with what the guest counted |
 //! | `leftovers.rs` | nothing is left behind, launch after launch |
 
 use std::env;
@@ -74,6 +75,7 @@ pub fn config(workload: Workload, lock: LockKind, vcpus: u32, pcpus: usize) -> C
         rounds: 0,
         seed: 1,
         timeout: PATIENCE,
+        exit_stats: false,
         planted_fault: None,
     }
 }

@@ -55,6 +55,8 @@ pub struct Config {
     pub seed: u64,
     /// The guest is stopped if it has not ended by then.
     pub timeout: Duration,
+    /// Whether to count the vCPUs' exits and time them.
+    pub exit_stats: bool,
     /// A fault to plant in the VMM, to show that a check catches it.
     pub planted_fault: Option<PlantedFault>,
 }

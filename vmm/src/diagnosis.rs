@@ -54,6 +54,7 @@ pub(crate) fn outcome(
             .then(|| read_report(machine))
             .transpose()?,
         host_time: machine.accounts.measured(),
+        exits: machine.exit_stats.counted(),
         rejected: machine.rejected(),
         setup: Duration::ZERO,
     })

@@ -7,6 +7,7 @@
 //! | [`config`], [`outcome`], [`error`] | what goes in, and what comes out |
 //! | `vm` | a launch from beginning to end: VM, memory, vCPUs, threads |
 //! | `vcpu` | the exit loop |
+//! | [`exit_stats`] | why vCPUs left the guest, how often and for how long |
 //! | `hypercall` | what the guest's port accesses do |
 //! | `latch` | where a halted vCPU sleeps, and why no wake-up is lost |
 //! | `signal` | getting a thread out of `KVM_RUN`, and why no signal is lost |
@@ -33,6 +34,7 @@ mod console;
 mod control;
 mod diagnosis;
 pub mod error;
+pub mod exit_stats;
 pub mod host;
 mod host_time;
 mod hypercall;

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::config::PlantedFault;
 use crate::console::Console;
+use crate::exit_stats::ExitStats;
 use crate::host_time::Accounts;
 use crate::latch::Latch;
 use crate::layout::Layout;
@@ -42,6 +43,7 @@ pub(crate) struct Machine {
     pub(crate) latches: Vec<Latch>,
     pub(crate) console: Console,
     pub(crate) accounts: Accounts,
+    pub(crate) exit_stats: ExitStats,
     pub(crate) planted_fault: Option<PlantedFault>,
     /// Requests of the guest's that were refused because their argument made no sense.
     rejected: AtomicU64,
@@ -61,6 +63,7 @@ impl Machine {
         layout: Layout,
         vcpus: u32,
         console: Box<dyn Write + Send>,
+        exit_stats: ExitStats,
         planted_fault: Option<PlantedFault>,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -69,6 +72,7 @@ impl Machine {
             latches: (0..vcpus).map(|_| Latch::new()).collect::<io::Result<_>>()?,
             console: Console::new(console)?,
             accounts: Accounts::default(),
+            exit_stats,
             planted_fault,
             rejected: AtomicU64::new(0),
             cause: Mutex::new(None),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Ring;
+use crate::exit_stats::VcpuExits;
 
 /// Why a run is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Outcome {
     pub report: Option<GuestReport>,
     /// Present only where the guest measured from begin to end.
     pub host_time: Option<HostTime>,
+    /// Each vCPU's exits; `None` if they were not to be counted.
+    pub exits: Option<Vec<VcpuExits>>,
     /// Guest requests that were refused because their arguments made no sense.
     pub rejected: u64,
     /// Time from the call of [`launch`](crate::launch) until the first vCPU was let run.

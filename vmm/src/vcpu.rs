@@ -33,9 +33,12 @@ pub(crate) enum Place {
 impl Vcpu {
     /// Runs until the guest ends, or until the vCPU is told to stop. To be called on the vCPU's own thread.
     pub(crate) fn run(mut self) -> Place {
+        let machine = self.machine.clone();
         let _registration = signal::Registration::new(&mut self.fd);
         while !self.machine.stopping() {
-            let next = match self.fd.run() {
+            let exit = self.fd.run();
+            let _outside = machine.exit_stats.outside(self.index, &exit);
+            let next = match exit {
                 Ok(VcpuExit::IoOut(port, data)) => hypercall::write(&self.machine, port, data)
                     .unwrap_or_else(|| {
                         Next::Unexpected(format!(

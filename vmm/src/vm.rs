@@ -14,6 +14,7 @@ use vmm_sys_util::signal::Killable;
 use crate::config::{Config, Ring};
 use crate::control;
 use crate::error::Error;
+use crate::exit_stats::ExitStats;
 use crate::host;
 use crate::kernel::Kernel;
 use crate::layout::{BOOT_INFO, Layout};
@@ -174,9 +175,16 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
         tsc_khz,
         ..
     } = vm;
-    let machine =
-        Machine::new(memory, layout, config.vcpus, io.console, config.planted_fault).map_err(system)?;
-    let machine = Arc::new(machine);
+    let exit_stats = ExitStats::new(config.vcpus, config.exit_stats);
+    let machine = Machine::new(
+        memory,
+        layout,
+        config.vcpus,
+        io.console,
+        exit_stats,
+        config.planted_fault,
+    );
+    let machine = Arc::new(machine.map_err(system)?);
     signal::install_handler().map_err(system)?;
     let setup = begun.elapsed();
     let threads = Threads::start(vcpus, &machine, config).map_err(system)?;

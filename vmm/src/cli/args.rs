@@ -75,6 +75,9 @@ pub(super) struct RunArgs {
     /// Seed of everything random in the guest
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
+    /// Count the vCPUs' exits by their reasons, and time them
+    #[arg(long, help_heading = "Result")]
+    pub(super) stats: bool,
     /// How to write the result
     #[arg(long, help_heading = "Result", value_enum, value_name = "table|json", hide_possible_values = true, default_value_t = Format::Table)]
     pub(super) format: Format,

@@ -87,6 +87,7 @@ impl RunArgs {
             spin: self.spin.unwrap_or(Spin::Default),
             rounds: self.rounds,
             seed: self.seed,
+            exit_stats: self.stats,
             ..base.clone()
         };
         Ok((self.lock.iter().take(locks).map(with).collect(), facts))
@@ -110,6 +111,7 @@ pub(super) fn idle() -> Config {
         rounds: 0,
         seed: 1,
         timeout: TIMEOUT_MARGIN,
+        exit_stats: false,
         planted_fault: None,
     }
 }

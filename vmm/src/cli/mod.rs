@@ -5,7 +5,7 @@
 //! | `args`, `usage` | what users can ask for, and what they hear if they ask for something else |
 //! | `configs` | what that means on this host |
 //! | `run`, `doctor`, `list`, `boot` | the subcommands |
-//! | `summary`, `verdict` | results as text: the table, and what it means |
+//! | `summary`, `verdict`, `exits` | results as text: the table, what it means, and what it cost |
 //! | `output` | where results go |
 //! | `guest` | launching a guest of which only the result is to be seen |
 //! | `console`, `progress` | what is seen of it meanwhile |
@@ -17,6 +17,7 @@ mod boot;
 mod configs;
 mod console;
 mod doctor;
+mod exits;
 mod failure;
 mod guest;
 mod list;

@@ -2,6 +2,7 @@
 
 use abi::config::{Workload, pairs};
 
+use crate::cli::exits;
 use crate::cli::verdict::verdict;
 use crate::results::{Host, Results, Run};
 use crate::table::{self, Align};
@@ -16,13 +17,15 @@ pub(super) fn summary(results: &Results) -> String {
         return String::new();
     };
     let header = header(&results.host, first);
-    match first.workload {
+    let mut text = match first.workload {
         Workload::Lock => {
             format!("{header}\n{}\n{}\n", locks(&results.runs), verdict(&results.runs))
         }
         Workload::PingPong => format!("{header}\n{}", ping_pongs(&results.runs)),
         _ => format!("{header}\n{}", others(&results.runs)),
-    }
+    };
+    text.extend(results.runs.iter().map(exits::table));
+    text
 }
 
 /// `8 vCPUs on 2 CPUs`.

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use super::Exit;
 use super::statistics::{self, Clock, Percentiles};
 use crate::config::{Config, nanos};
+use crate::exit_stats::VcpuExits;
 use crate::outcome::{Ended, Outcome};
 
 /// One launch. Times are in nanoseconds, numbers are sums over the vCPUs unless they say otherwise, and zero
@@ -54,6 +55,8 @@ pub struct Run {
     pub natural_preemptions: Option<u64>,
     /// How often they were stopped on purpose.
     pub preemptions: Preemptions,
+    /// Each vCPU's exits by their reasons; null if they were not to be counted.
+    pub exits: Option<Vec<VcpuExits>>,
     /// What the guest measured.
     #[serde(flatten)]
     pub measured: Measured,
@@ -145,6 +148,7 @@ impl Run {
             steal_ns: host_time.and_then(|time| time.steal).map(nanos),
             natural_preemptions: host_time.and_then(|time| time.preemptions),
             preemptions: Preemptions::default(),
+            exits: outcome.exits.clone(),
             measured,
         }
     }

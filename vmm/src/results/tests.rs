@@ -27,6 +27,7 @@ fn config(workload: Workload) -> Config {
         rounds: 0,
         seed: 1,
         timeout: Duration::from_secs(32),
+        exit_stats: false,
         planted_fault: None,
     }
 }
@@ -47,6 +48,7 @@ fn outcome(report: Option<GuestReport>) -> Outcome {
             steal: None,
             preemptions: Some(7),
         }),
+        exits: None,
         rejected: 0,
         setup: Duration::from_millis(3),
     }
@@ -136,7 +138,7 @@ fn json_fields_keep_their_names() {
     ];
     assert_eq!(keys(&json["host"]), BTreeSet::from(host));
     let run = &json["runs"][0];
-    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit halted_ns halts held_ns \
+    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit exits halted_ns halts held_ns \
                  hold_ns jain_index kick kicks lock longest_wait_ns memory natural_preemptions pcpus per_vcpu pinned \
                  preemptions rejected seed setup_ns spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns \
                  throughput_per_sec vcpus wait_ns wake_cost_ns workload";

@@ -26,6 +26,7 @@ pub(in crate::cli) fn run(lock: LockKind, vcpus: u32, pcpus: usize, acquisitions
         steal_ns: None,
         natural_preemptions: None,
         preemptions: Preemptions::default(),
+        exits: None,
         measured: Measured {
             elapsed_ns: 1_000_000_000,
             acquisitions,
@@ -171,6 +172,30 @@ fn other_workloads_get_a_line() {
         text.ends_with("workload 'idle': completed; its first vCPU ran after 3 ms\n"),
         "{text}"
     );
+}
+
+#[test]
+fn exits_are_shown_by_reason() {
+    use crate::exit_stats::{Reason, Tally, VcpuExits};
+    let exits = |halts, kicks| {
+        let tally = |count| Tally {
+            count,
+            outside_ns: count * 5_000,
+        };
+        VcpuExits::from_iter([(Reason::Halt, tally(halts)), (Reason::Kick, tally(kicks))])
+    };
+    let run = Run {
+        exits: Some(vec![exits(3, 0), exits(1, 0)]),
+        ..run(LockKind::Mcs, 2, 2, 100)
+    };
+    let expected = "
+Exits of lock 'mcs':
+
+exit  count  least of a vCPU  most  time outside  each
+hlt       4                1     3         20 µs  5 µs
+";
+    let text = summary(&results(vec![run]));
+    assert!(text.ends_with(expected), "{text}");
 }
 
 #[test]
