@@ -17,8 +17,13 @@ pub(crate) enum Next {
     Unexpected(String),
 }
 
-/// The guest writes `data` to `port`; `None` if there is no such thing as that port, accessed so.
-pub(crate) fn write(machine: &Machine, port: u16, data: &[u8]) -> Option<Next> {
+/// The guest writes `data` to `port` in `count` accesses; `None` if there is no such thing as that port,
+/// accessed so.
+pub(crate) fn write(machine: &Machine, port: u16, count: u32, data: &[u8]) -> Option<Next> {
+    // KVM may report a string of writes at once; four of a byte are not one of 32 bits.
+    if count != 1 {
+        return None;
+    }
     if let ([value], true) = (data, Console::has(port)) {
         machine.console.write(port, *value);
         return Some(Next::Continue);
@@ -59,5 +64,74 @@ fn measure(machine: &Machine, edge: u32) {
     };
     if !accepted {
         machine.reject();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::exit_stats::ExitStats;
+    use crate::kernel::Kernel;
+    use crate::layout::Layout;
+    use crate::memory::GuestMemory;
+
+    fn machine(vcpus: u32) -> Machine {
+        let layout = Layout::new(16 << 20, vcpus, Kernel::embedded().end()).unwrap();
+        let memory = GuestMemory::new(&layout.ram).unwrap();
+        let exit_stats = ExitStats::new(vcpus, false);
+        Machine::new(memory, layout, vcpus, Box::new(io::sink()), exit_stats, None).unwrap()
+    }
+
+    #[test]
+    fn only_single_accesses_of_the_right_width_are_hypercalls() {
+        let machine = machine(2);
+        for port in 0..=u16::MAX {
+            let call = [port::KICK_CPU, port::EXIT, port::MEASURE].contains(&port);
+            let console = Console::has(port);
+            for (count, width) in [
+                (1, 1),
+                (1, 2),
+                (1, 4),
+                (2, 2),
+                (4, 1),
+                (0, 4),
+                (2, 4),
+                (1, 0),
+                (1, 8),
+            ] {
+                let data = &[0; 8][..width as usize];
+                let taken = write(&machine, port, count, data).is_some();
+                let expected = count == 1 && (call && width == 4 || console && width == 1);
+                assert_eq!(taken, expected, "{count} of {width} bytes to {port:#x}");
+                let taken = read(&machine, port, &mut [0; 8][..width as usize]);
+                assert_eq!(taken, console && width == 1, "{width} bytes from {port:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_that_make_no_sense_are_counted() {
+        let machine = machine(2);
+        let call = |port, argument: u32| write(&machine, port, 1, &argument.to_le_bytes());
+        for absent in [2, 3, u32::MAX] {
+            assert_eq!(call(port::KICK_CPU, absent), Some(Next::Continue));
+        }
+        assert_eq!(machine.rejected(), 3);
+        call(port::KICK_CPU, 1);
+        // The end before the beginning, edges that do not exist, and each of the two again.
+        for edge in [
+            measure::END,
+            2,
+            measure::BEGIN,
+            measure::BEGIN,
+            measure::END,
+            measure::END,
+        ] {
+            call(port::MEASURE, edge);
+        }
+        assert_eq!(machine.rejected(), 3 + 4);
+        assert_eq!(call(port::EXIT, 77), Some(Next::Exit(77)));
     }
 }

@@ -85,12 +85,17 @@ impl Kernel {
         if elf.ehdr.e_machine != EM_X86_64 {
             return Err("it is not an x86-64 ELF file".into());
         }
-        check_version(&elf)?;
         let headers = elf.segments().ok_or("it has no segments")?;
+        // First, because each of them may name the whole file.
+        if headers.len() > MOST_SEGMENTS {
+            return Err(format!("it has more than {MOST_SEGMENTS} segments"));
+        }
+        check_version(&elf)?;
         let mut segments = Vec::new();
+        // What is to be mapped, and what the loader would copy.
         for header in headers
             .iter()
-            .filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0)
+            .filter(|header| header.p_type == PT_LOAD && (header.p_memsz != 0 || header.p_filesz != 0))
         {
             let past = header.p_paddr.checked_add(header.p_memsz);
             if header.p_paddr != header.p_vaddr
@@ -116,12 +121,11 @@ impl Kernel {
             });
         }
         segments.sort_by_key(|segment| segment.region.base);
-        if segments.len() > MOST_SEGMENTS
-            || segments
-                .windows(2)
-                .any(|pair| end(pair[0].region) > pair[1].region.base)
+        if segments
+            .windows(2)
+            .any(|pair| end(pair[0].region) > pair[1].region.base)
         {
-            return Err(format!("its segments overlap, or are more than {MOST_SEGMENTS}"));
+            return Err("its segments overlap".into());
         }
         let entry = elf.ehdr.e_entry;
         let contains = |segment: &Segment| entry.wrapping_sub(segment.region.base) < segment.region.len;
@@ -305,6 +309,19 @@ mod tests {
             file.copy_within(headers + address..headers + address + 8, headers + 56 + address);
         }
         assert!(refusal(file).contains("overlap"));
+
+        // A segment of nothing that the loader would nevertheless copy, over the page tables.
+        let mut file = embedded.to_vec();
+        file[headers + 24..headers + 32].copy_from_slice(&0x1000u64.to_le_bytes());
+        file[headers + 40..headers + 48].fill(0);
+        assert!(refusal(file).contains("0x1000 lies outside"));
+
+        // More headers than anybody needs, each of which could name the whole file.
+        let mut file = embedded.to_vec();
+        file[32..40].copy_from_slice(&(embedded.len() as u64).to_le_bytes());
+        file[56..58].copy_from_slice(&65u16.to_le_bytes());
+        file.resize(embedded.len() + 65 * 56, 0);
+        assert!(refusal(file).contains("more than 64 segments"));
     }
 
     #[test]

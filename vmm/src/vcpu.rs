@@ -1,5 +1,6 @@
 //! A vCPU and the thread that runs it.
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use abi::vcpu_page::{VcpuPage, state};
@@ -39,12 +40,10 @@ impl Vcpu {
             let exit = self.fd.run();
             let _outside = machine.exit_stats.outside(self.index, &exit);
             let next = match exit {
-                Ok(VcpuExit::IoOut(port, data)) => hypercall::write(&self.machine, port, data)
-                    .unwrap_or_else(|| {
-                        Next::Unexpected(format!(
-                            "wrote {data:02x?} to port {port:#x}, which takes no such thing"
-                        ))
-                    }),
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    let data = Start::of(data);
+                    self.out(port, data)
+                }
                 Ok(VcpuExit::IoIn(port, data)) => match hypercall::read(&self.machine, port, data) {
                     true => Next::Continue,
                     false => Next::Unexpected(format!(
@@ -71,6 +70,17 @@ impl Vcpu {
         Place::Guest {
             rip: self.registers().rip,
         }
+    }
+
+    /// `out`.
+    fn out(&mut self, port: u16, data: Start) -> Next {
+        // SAFETY: for this exit, `io` is the part of the union that KVM has filled in.
+        let count = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io.count };
+        hypercall::write(&self.machine, port, count, data.bytes()).unwrap_or_else(|| {
+            Next::Unexpected(format!(
+                "wrote {data} to port {port:#x}, which takes no such thing"
+            ))
+        })
     }
 
     /// HLT: sleeps until kicked, and tells the other vCPUs so.
@@ -122,6 +132,38 @@ impl Vcpu {
     fn registers(&self) -> kvm_regs {
         // Cannot fail for a vCPU that could be run; zeroes would be visible as such.
         self.fd.get_regs().unwrap_or_default()
+    }
+}
+
+/// What a guest wrote: no more of it than anything takes and a message can show.
+struct Start {
+    bytes: [u8; 8],
+    len: usize,
+}
+
+impl Start {
+    fn of(data: &[u8]) -> Self {
+        let mut bytes = [0; 8];
+        let shown = data.len().min(bytes.len());
+        bytes[..shown].copy_from_slice(&data[..shown]);
+        Self {
+            bytes,
+            len: data.len(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len.min(self.bytes.len())]
+    }
+}
+
+impl Display for Start {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x?}", self.bytes())?;
+        match self.len.saturating_sub(self.bytes.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} bytes more"),
+        }
     }
 }
 
