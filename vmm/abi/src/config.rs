@@ -60,6 +60,17 @@ named! {
         BadPort = 22, "bad-port", "self-test: vCPU 0 writes to a port that does not exist";
         Babble = 24, "babble", "self-test: vCPU 0 prints for ever";
         BadKick = 23, "bad-kick", "self-test: vCPU 0 kicks vCPUs that do not exist, then ends";
+        HostilePorts = 50, "hostile-ports", "self-test: garbage to ports that exist, then accesses of any kind to any port";
+        HostileCalls = 51, "hostile-calls", "self-test: hypercalls with arguments that make no sense, in thousands";
+        HostileConsole = 52, "hostile-console", "self-test: every vCPU prints what terminals choke on and forges messages";
+        HostileLoops = 53, "hostile-loops", "self-test: every vCPU loops for ever, each in a way of its own";
+        HostilePages = 54, "hostile-pages", "self-test: garbage in all memory that the VMM reads, then a clean end";
+        HostileTables = 55, "hostile-tables", "self-test: takes the page tables apart and touches what they map";
+        HostileMmio = 56, "hostile-mmio", "self-test: maps addresses without memory; reads, writes and runs them";
+        HostileJump = 57, "hostile-jump", "self-test: goes where no code is";
+        HostileIdt = 58, "hostile-idt", "self-test: takes away what exceptions need, then raises one";
+        HostileProcessor = 59, "hostile-processor", "self-test: privileged instructions with absurd operands";
+        HostileChaos = 60, "hostile-chaos", "self-test: every vCPU does any of these, all at once, as --seed has it";
     }
 }
 
