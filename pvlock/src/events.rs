@@ -1,5 +1,8 @@
 //! What the locks count: the events that Linux counts, under Linux's names.
 
+#[cfg(doc)]
+use crate::platform::Platform;
+
 /// One list of events: variants, names and their order.
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -27,27 +30,29 @@ events! {
     PvHashHops = "pv_hash_hops",
     /// Kicks by an unlock.
     PvKickUnlock = "pv_kick_unlock",
-    /// Sleeps that ended after a kick.
+    /// Calls of [`Platform::wait`] that ended after a kick.
     PvKickWake = "pv_kick_wake",
-    /// Sum of cycles spent in [`Platform::kick`](crate::Platform::kick).
+    /// Sum of cycles spent in [`Platform::kick`].
     PvLatencyKick = "pv_latency_kick",
     /// Sum of cycles from the start of a kick until its target ran.
     PvLatencyWake = "pv_latency_wake",
     /// Locks taken on the slow path without queueing.
     PvLockStealing = "pv_lock_stealing",
-    /// Sleeps in the queue that ended before the sleeper was head.
+    /// `PvWaitNode`s that ended before the waiter was head.
     PvSpuriousWakeup = "pv_spurious_wakeup",
-    /// Sleeps of a queue head that had been asleep before for the same acquisition.
+    /// `PvWaitHead`s but the first of each acquisition.
     PvWaitAgain = "pv_wait_again",
-    /// Sleeps in the queue before the budget was spent, because the waiter in front did not run.
+    /// `PvWaitNode`s before the budget was spent, because the waiter in front did not run.
     PvWaitEarly = "pv_wait_early",
-    /// Times a queue head went to sleep.
+    /// Budgets that a queue head spent in vain. After each it sleeps; but not where the byte is not SLOW, so
+    /// one that was robbed and may not enter itself again counts on without sleeping.
     PvWaitHead = "pv_wait_head",
-    /// Times a waiter behind the head went to sleep.
+    /// Times a waiter behind the head was about to sleep: it had said so, and was not head yet.
     PvWaitNode = "pv_wait_node",
     /// Locks taken through the pending bit (native lock only).
     LockPending = "lock_pending",
-    /// Times a queue was joined.
+    /// Native: locks that were not to be had through the pending bit, even if free at the next look.
+    /// Paravirtual: waiters that became the queue's head. MCS: waiters with a node.
     LockSlowpath = "lock_slowpath",
     /// Queue nodes used at the second nesting level.
     LockUseNode2 = "lock_use_node2",

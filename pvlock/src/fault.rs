@@ -16,6 +16,10 @@ pub enum Fault {
     NoFenceBeforeSleep,
     /// A holder does not fence between making a waiter the head and looking whether it sleeps.
     NoFenceAfterHandOver,
+    /// A head that was taken out of the hash enters itself again without waiting for the release.
+    EntersBeforeRelease,
+    /// A head learns that it was taken out of the hash without Acquire.
+    LooksUnordered,
 }
 
 /// Whether to do it. A constant.

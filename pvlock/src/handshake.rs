@@ -2,11 +2,11 @@
 //!
 //! | state | the waiter |
 //! |---|---|
-//! | `RUNNING` | spins, as far as it depends on it |
+//! | `RUNNING` | spins, as far as it depends on it; if it is head, it was never entered in the hash |
 //! | `HALTED` | sleeps, or is about to, and does not know that it is head |
 //! | `HASHED` | is head, and is or is just being entered in the hash |
 //! | `AWAKE` | the same, and spins nevertheless |
-//! | `TAKEN_OUT` | is head, was entered in the hash, and is no longer |
+//! | `TAKEN_OUT` | is head, was entered in the hash, and is no longer; not used unless it may enter itself again |
 //!
 //! The waiter stores `state = HALTED` and then looks at `locked`. The predecessor, to make it head, stores
 //! `locked = 1` and then looks at `state`. Each has a full fence between the store and the look, so at least
@@ -42,8 +42,8 @@ pub(crate) fn wait_in_queue<P: Platform>(cpu: &PerCpu, node: &Node, ahead: NodeI
     loop {
         let mut spin = Spin::start::<P>(P::spin_budget());
         let early = loop {
-            // Acquire: pairs with the Release in `make_head`. Being head orders nothing yet, taking the lock
-            // does; Relaxed would do for both, but saves nothing.
+            // Acquire: pairs with the Release in `make_head`. What we do to the lock word as its head comes
+            // after our predecessor's taking of the lock.
             if node.locked.load(Ordering::Acquire) != 0 {
                 return;
             }
@@ -70,8 +70,9 @@ pub(crate) fn wait_in_queue<P: Platform>(cpu: &PerCpu, node: &Node, ahead: NodeI
         }
         // HASHED stays: a head that is entered must not enter itself again. Success Relaxed: the
         // predecessor's look is also a read-modify-write, so the two agree on which came first. Acquire on
-        // failure: pairs with the Release in `make_head`. Who has seen HASHED must now see `locked`; else it
-        // would go on waiting, and HALTED would overwrite HASHED.
+        // failure: pairs with the fence in `make_head`, or, if TAKEN_OUT has come after HASHED, with the
+        // Release in `taken_out`. Who has seen either must now see `locked`; else it would go on waiting, and
+        // HALTED would overwrite it.
         let _ = node
             .state
             .compare_exchange(HALTED, RUNNING, Ordering::Relaxed, Ordering::Acquire);
@@ -93,52 +94,76 @@ pub(crate) fn make_head<P: Platform>(node: &Node) -> bool {
     // Release: pairs with the Acquire in `wait_in_queue`. The node stays in its queue, whatever its owner
     // does, until we release the lock.
     node.locked.store(1, Ordering::Release);
-    // Pairs with the fence in `wait_in_queue`.
+    // The hand-over's fence. Against the waiter's (in `wait_in_queue`) it orders the look below after the
+    // store above. It also makes a Release of the change to HASHED, so that who sees that sees `locked`.
     if !planted::<P>(Fault::NoFenceAfterHandOver) {
         fence(Ordering::SeqCst);
     }
-    // The fence orders this look after the store. Release: pairs with the Acquire in `wait_in_queue`, so that
-    // who sees HASHED sees `locked`.
+    // Relaxed: the fence does it.
     node.state
-        .compare_exchange(HALTED, HASHED, Ordering::Release, Ordering::Relaxed)
+        .compare_exchange(HALTED, HASHED, Ordering::Relaxed, Ordering::Relaxed)
         .is_ok()
 }
 
-/// Whether somebody else has entered this head in the hash, or is about to, or even has taken it out again.
-pub(crate) fn entered_by_another(node: &Node) -> bool {
-    // Relaxed: only a releaser changes the answer, from yes to yes.
-    node.state.load(Ordering::Relaxed) != RUNNING
+/// Whether a head is in the hash.
+pub(crate) enum Entry {
+    /// It has not been, for this acquisition.
+    Never,
+    /// It is, or is just being entered by the lock's holder.
+    Entered,
+    /// It was.
+    TakenOut,
 }
 
 /// The head spins. If it is entered in the hash, the entry stays until a releaser takes it out.
 pub(crate) fn wake_up(node: &Node) {
-    // Relaxed: only the head and the one releaser change the state of an entered head, by read-modify-writes
-    // of one word, so they agree on the order. What else the head must know, it learns in `still_entered`.
+    // Relaxed: while a head is entered, only itself and the releaser change its state: it by read-modify-write
+    // and from HASHED or AWAKE, so that TAKEN_OUT stays, whichever comes first. What a head that was taken out
+    // must know, it learns in `still_entered`.
     let _ = node
         .state
         .compare_exchange(HASHED, AWAKE, Ordering::Relaxed, Ordering::Relaxed);
 }
 
-/// The head is about to sleep. Returns whether it is in the hash; if not, it never was, or has been taken
-/// out.
-pub(crate) fn still_entered(node: &Node) -> bool {
-    // Acquire on failure: pairs with the Release in `taken_out`. Who was taken out sees SLOW in the lock
-    // word, or what came after it.
-    node.state
-        .compare_exchange(AWAKE, HASHED, Ordering::Relaxed, Ordering::Acquire)
-        .is_ok()
+/// The head, awake, is about to sleep: is it in the hash? If so, it counts as asleep again.
+pub(crate) fn still_entered<P: Platform>(node: &Node) -> Entry {
+    // Acquire on failure: pairs with the Release in `taken_out`. Who was taken out sees, in the lock word, the
+    // SLOW that its releaser saw, or what came after that.
+    let failure = if planted::<P>(Fault::LooksUnordered) {
+        Ordering::Relaxed
+    } else {
+        Ordering::Acquire
+    };
+    match node
+        .state
+        .compare_exchange(AWAKE, HASHED, Ordering::Relaxed, failure)
+    {
+        Ok(_) => Entry::Entered,
+        Err(TAKEN_OUT) => Entry::TakenOut,
+        Err(state) => {
+            debug_assert!(state == RUNNING);
+            Entry::Never
+        }
+    }
 }
 
-/// The head has entered itself. Relaxed: others look at the state only after they have seen SLOW, which is
-/// set after this with Release; a predecessor that is late with looking, for HALTED, finds that in neither
-/// case.
+/// The head has entered itself. Relaxed: the releaser, which changes the state next, has seen SLOW, and that is
+/// set after this with Release. A predecessor may be so late that it has yet to look at the state; but it looks
+/// for HALTED, and finds that neither before this nor after.
 pub(crate) fn entered(node: &Node) {
     node.state.store(HASHED, Ordering::Relaxed);
 }
 
+/// The head has entered itself, but found the lock free, and has taken itself out. Relaxed: it is seen as a
+/// hint, by a successor that wants to know whether the head [`runs`].
+pub(crate) fn never_mind(node: &Node) {
+    node.state.store(RUNNING, Ordering::Relaxed);
+}
+
 /// The releaser has taken the head out of the hash. To be called before it releases the lock: until then the
-/// head cannot get away, and its node is its node.
+/// head cannot get the lock, and so cannot use its node for anything else.
 pub(crate) fn taken_out(node: &Node) {
-    // Release: pairs with the Acquire in `still_entered`.
-    node.state.swap(TAKEN_OUT, Ordering::Release);
+    // A plain store: if the head turns HASHED to AWAKE or back at the same time, then either before this, which
+    // overwrites it, or in vain. Release: pairs with the Acquires in `still_entered` and `wait_in_queue`.
+    node.state.store(TAKEN_OUT, Ordering::Release);
 }

@@ -4,12 +4,14 @@
 //! of the queue. So a sleeping head is entered here under the lock's address, and the releaser, told by SLOW
 //! in the lock word, takes it out again.
 //!
-//! At most one entry is in use for a lock, and for a queue node: a head enters itself once, or its
-//! predecessor did for it. A CPU has four nodes, so with four entries per CPU the table cannot be full.
+//! At most one entry at a time is in use for a lock, and for a queue node: a head is entered by its
+//! predecessor, or enters itself, and enters itself again only after it was taken out. A CPU has four nodes,
+//! so with four entries per CPU one is free at every moment at which there is something to insert.
 //!
-//! Open addressing. A search starts at the first entry of a cache line and goes on by one. It does not stop
-//! at free entries: it is only made for locks that are there, and entries on the way may come and go
-//! meanwhile.
+//! Open addressing. A search starts at the first entry of a cache line and goes on by one. The search for an
+//! entry does not stop at free ones, which may have been in use when it was made; it is only made for locks
+//! that are there, and entries do not move. The search for a free entry may miss it, if one becomes free
+//! behind it and the last one before it is taken; but only while others come and go, so it starts again.
 //!
 //! Addresses are reused: the entry of a lock is gone before its word says free, so before its memory can
 //! become another lock.
@@ -55,7 +57,7 @@ pub struct LockHash {
 }
 
 impl LockHash {
-    /// How many entries a machine with so many CPUs needs.
+    /// How many entries a machine with so many CPUs, numbered from 0, needs.
     pub const fn entries_for(cpus: u32) -> usize {
         let needed = cpus as usize * LEVELS;
         if needed < LINE {
@@ -94,25 +96,32 @@ impl LockHash {
     ///
     /// # Panics
     ///
-    /// If the table is full: it is too small for the machine.
+    /// If the table is full and too small, as far as `node` tells.
     pub(crate) fn insert(&self, lock: usize, node: NodeId) -> u64 {
         debug_assert!(lock != 0);
-        for (hops, entry) in (1..).zip(self.search(lock)) {
-            // Acquire: pairs with the Release in `remove`; the last user's reading of `node` comes before our
-            // writing. The look before it is only to leave the entries of others alone.
-            if entry.lock.load(Ordering::Relaxed) == 0
-                && entry
-                    .lock
-                    .compare_exchange(0, lock, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
-            {
-                // Relaxed: the only one who reads it is the releaser that sees SLOW, which is set after this
-                // with Release (`LockWord::mark_slow`) and read with Acquire.
-                entry.node.store(node.raw(), Ordering::Relaxed);
-                return hops;
+        let mut hops = 0;
+        loop {
+            for entry in self.search(lock) {
+                hops += 1;
+                // Acquire: pairs with the Release in `remove`; the last user's reading of `node` comes before our
+                // writing. The look before it is only to leave the entries of others alone.
+                if entry.lock.load(Ordering::Relaxed) == 0
+                    && entry
+                        .lock
+                        .compare_exchange(0, lock, Ordering::Acquire, Ordering::Relaxed)
+                        .is_ok()
+                {
+                    // Relaxed: the only one who reads it is the releaser that sees SLOW, which is set after this
+                    // with Release (`LockWord::mark_slow`) and read with Acquire.
+                    entry.node.store(node.raw(), Ordering::Relaxed);
+                    return hops;
+                }
             }
+            assert!(
+                self.entries.len() >= LockHash::entries_for(node.cpu().get() + 1),
+                "pvlock: the table of sleeping waiters is full; it needs 4 entries for every CPU"
+            );
         }
-        panic!("pvlock: the table of sleeping waiters is full; it needs 4 entries for every CPU");
     }
 
     /// Takes out the entry of the lock at the address `lock`, which must be there: the caller has seen SLOW,

@@ -11,7 +11,7 @@
 //! | [`Mcs`] | fair | spinning on a node | `mcs` |
 //! | [`QSpinlock`] | fair | spinning on the word (second), or on a node | `qspinlock` |
 //! | [`PvQSpinlock`] | fair among sleepers; newcomers may steal | the same, then sleeping | `pv` |
-//! | [`Busted`] | – | **does not exclude**: the negative control | `busted` |
+//! | `Busted` | – | **does not exclude**: the negative control, with feature `busted` only | `busted` |
 //!
 //! All are [`lock_api::RawMutex`]es, for use as `lock_api::Mutex<PvQSpinlock<P>, T>`. Their parameter is the
 //! [`Platform`]: which CPU is this, how does it sleep, how is it woken. The same code runs in a guest kernel,
@@ -54,6 +54,7 @@
 
 mod barrier;
 mod budget;
+#[cfg(any(feature = "busted", loom))]
 mod busted;
 mod events;
 mod fault;
@@ -73,6 +74,7 @@ mod word;
 
 pub use barrier::Barrier;
 pub use budget::SpinBudget;
+#[cfg(any(feature = "busted", loom))]
 pub use busted::Busted;
 pub use events::Event;
 #[cfg(loom)]

@@ -86,7 +86,9 @@ pub(crate) struct Node {
 impl Node {
     const_unless_loom! {
         pub(crate) fn new() -> Node {
-            Node { next: AtomicU32::new(0), locked: AtomicU32::new(0), state: AtomicU32::new(0) }
+            // In models, what an earlier use may have left: CPU 0 behind it, and made head.
+            let (next, locked) = if cfg!(loom) { (4, 1) } else { (0, 0) };
+            Node { next: AtomicU32::new(next), locked: AtomicU32::new(locked), state: AtomicU32::new(0) }
         }
     }
 }
@@ -118,8 +120,10 @@ impl Claim {
             2 => cpu.event(Event::LockUseNode3),
             _ => cpu.event(Event::LockUseNode4),
         }
-        // Relaxed: published by the Release that puts our name in the tail (`LockWord::join`). All accesses
-        // by others for an earlier use of this node happened before this CPU got that lock.
+        // Relaxed: published by the Release that puts our name in the tail (`LockWord::join`). All that
+        // others wrote here for an earlier use happened before: the predecessor, and the releaser that took
+        // us out of the hash, wrote before this CPU got that lock; the successor's name was waited for. (The
+        // successor may still look at `state`, for a hint.)
         node.next.store(0, Ordering::Relaxed);
         node.locked.store(0, Ordering::Relaxed);
         Some(Claim {

@@ -12,11 +12,15 @@ use crate::sync::{Ordering, const_unless_loom};
 /// ([`Platform::per_cpu`](crate::Platform::per_cpu)).
 ///
 /// ```text
-///   line 0    four queue nodes, one a nesting level       neighbours in a queue write here
-///   line 1    MCS nodes                                    likewise
-///   line 2    barrier seat, time of the last kick          kickers write here
-///   line 3..  nesting level, MCS bitmap, counters          only this CPU writes here
+///                                                        written by this CPU, and by
+///   line 0    four queue nodes, one a nesting level      neighbours in a queue, releasers of the lock
+///   line 1    MCS nodes                                  neighbours in a queue
+///   line 2    barrier seat, time of the last kick        kickers
+///   line 3..  nesting level, MCS bitmap, counters        nobody else
 /// ```
+///
+/// (An MCS lock that is released on another CPU than it was taken on, which no kernel does, writes the bitmap
+/// from there.)
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct PerCpu {
@@ -38,7 +42,7 @@ pub(crate) struct NodeLine(pub(crate) [Node; LEVELS]);
 #[repr(align(64))]
 pub(crate) struct McsLine(pub(crate) [McsNode; crate::mcs::NODES]);
 
-/// What no other CPU writes. Interrupt handlers on this CPU do.
+/// What only this CPU writes, in any of its contexts, except as said at [`PerCpu`].
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Local {
@@ -101,6 +105,13 @@ impl PerCpu {
         }
     }
 
+    /// Models only: from now on the CPU is out of queue nodes, as if four contexts had them.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub fn occupy_nodes(&self) {
+        self.local.nesting.store(LEVELS as u32, Ordering::Relaxed);
+    }
+
     pub(crate) fn event(&self, event: Event) {
         self.event_add(event, 1);
     }
@@ -116,16 +127,19 @@ impl Default for PerCpu {
     }
 }
 
-/// What waiting for locks has cost a CPU. All locks count this, but only on their slow paths.
+/// What waiting for locks has cost a CPU. All locks count this, but only on their slow paths and in kicks;
+/// barriers do not.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Usage {
-    /// Cycles on the slow paths of locks, but not asleep.
+    /// Cycles on the slow paths of locks outside of [`Platform::wait`](crate::Platform::wait), with what
+    /// interrupted them.
     pub spin_cycles: u64,
     /// Cycles in [`Platform::wait`](crate::Platform::wait).
     pub halted_cycles: u64,
-    /// Calls of [`Platform::wait`](crate::Platform::wait) with something to wait for.
+    /// Calls of [`Platform::wait`](crate::Platform::wait). There is none if what would be waited for is there
+    /// already.
     pub halts: u64,
-    /// Calls of [`Platform::kick`](crate::Platform::kick).
+    /// Calls of [`Platform::kick`](crate::Platform::kick) by this CPU.
     pub kicks: u64,
 }
 

@@ -42,21 +42,25 @@ impl CpuId {
 /// The locks exclude only if the implementation keeps these promises:
 ///
 /// * **Identity.** A "CPU" is whatever runs one stack of nested contexts at a time: a CPU with its interrupt
-///   handlers, or a thread. No two of them that exist at the same time have the same [`this_cpu`] (one that
-///   begins after the other's end, and that happened before, may), and it is the same from the start of a
-///   call into a lock to the end of that call. (Between `lock` and `unlock` it should stay the same too; only
-///   statistics depend on that.)
+///   handlers, or a thread. Two of them may have the same [`this_cpu`] only if the end of one happens before
+///   the start of the other. It stays the same from the start of a call into a lock to the end of that call.
+///   From one call to the next, as from `lock` to `unlock`, it should; only statistics depend on that.
 /// * **Nesting.** What interrupts a call into a lock on a CPU, and calls locks itself, returns before the
 ///   interrupted call goes on.
 /// * **Areas.** [`per_cpu`] returns the same area for the same CPU every time, and different areas for
-///   different CPUs. It works for every number [`this_cpu`] ever returned. [`lock_hash`] is always the same.
-///   Platforms may share areas if they agree on all of this.
+///   different CPUs. It works for every number [`this_cpu`] ever returned. [`lock_hash`] is always the same,
+///   with [`entries_for`](LockHash::entries_for) all CPUs. Platforms may share areas if they agree on all of
+///   this.
+/// * **No unwinding.** No function unwinds: a waiter that left a lock so would leave its node in the queue.
+/// * **Lifetime.** Nothing touches `word` after [`wait`] has returned, not even a [`kick`] that remembers where
+///   its target slept. The lock may be freed as soon as `wait` returns.
 /// * **Sleeping.** [`wait`] may return at any time. It returns in the end if it found `word & mask != asleep`
-///   when it looked, or if a [`kick`] of this CPU did not come before that look. That is: kicks are latched,
-///   and `wait` must not lose one between the look and the sleep.
+///   when it looked, or if there is a [`kick`] of this CPU that did not happen before that look. That is:
+///   kicks are latched, and `wait` must not lose one between the look and the sleep.
 /// * **Visibility.** What happened before a `kick` happens before the return of the `wait` that it ended.
 ///
-/// Sleeping and visibility are what makes the locks *live*; identity, nesting and areas make them *exclude*.
+/// Sleeping and visibility are what makes the locks *live*; the others make them *exclude*, and keep to their
+/// memory.
 ///
 /// [`this_cpu`]: Platform::this_cpu
 /// [`per_cpu`]: Platform::per_cpu
@@ -73,11 +77,12 @@ pub unsafe trait Platform: Sized + 'static {
     /// Where the releaser of a lock finds the queue head that sleeps on it.
     fn lock_hash() -> &'static LockHash;
 
-    /// Sleeps while `word & mask == asleep`, or less long. Callers hold no reference to `word` beyond this
-    /// call.
+    /// Sleeps while `word & mask == asleep`, or less long. `word` exists until this returns, and perhaps no
+    /// longer.
     fn wait(word: &AtomicU32, mask: u32, asleep: u32);
 
-    /// Ends the sleep of `cpu`, or makes its next one return at once. It may find `cpu` not waiting at all.
+    /// Ends the sleep of `cpu`, or makes its next one return at once. It may find `cpu` not waiting at all,
+    /// and the word that it last waited for gone.
     fn kick(cpu: CpuId);
 
     /// Whether the hypervisor is known not to run `cpu` now. A hint: waiters give up spinning earlier.

@@ -3,16 +3,19 @@
 //! sleeps.
 //!
 //! ```text
-//!   newcomer ───── byte 0, pending clear: steals ─────────────────────► holder
-//!      │ joins                                                            ▲
-//!      ├────────────── queue was empty ─────────┐                         │
-//!      ▼                                        ▼                         │
-//!   RUNNING: spins on its node ─ made head ─► RUNNING: head spins, ─ byte 0
-//!      │ ▲                                    pending set
+//!   newcomer ───── byte 0, pending clear: steals ───────────────────────────► holder
+//!      │ joins                                                                  ▲
+//!      ├────────────── queue was empty ─────────┐                               │
+//!      ▼                                        ▼                               │
+//!   RUNNING: spins on its node ─ made head ─► head spins, pending set: ─ byte 0 ┘
+//!      │ ▲                                    RUNNING    never entered in the hash
+//!      │ │                                    AWAKE      entered
+//!      │ │                                    TAKEN_OUT  no longer entered
 //!      │ │                                      │ ▲
 //!      ▼ │ woken, not head                      ▼ │ woken
-//!   HALTED: sleeps ──── made head ──────────► HASHED: in the hash, byte SLOW,
-//!                                             sleeps, pending clear
+//!   HALTED: sleeps                            head sleeps, byte SLOW, pending clear:
+//!   on its node ─────── made head ──────────► HASHED     entered; the sleep may have begun as HALTED
+//!                                             TAKEN_OUT  is just being released
 //! ```
 //!
 //! A holder that makes a sleeper the head does not wake it; what could it do but sleep again? It enters it in
@@ -22,8 +25,9 @@
 //! A head that sleeps by its own decision enters itself: under Linux's rule, once for each acquisition. When
 //! a thief has the lock by the time that the kicked head runs, the byte is LOCKED and not SLOW, so that head
 //! does not sleep again, but spins on and on, with thieves locked out for as long as each budget lasts. If
-//! the thief lost its CPU to the head, that is a long time. With [`Platform::head_sleeps_again`], a head that
-//! finds itself taken out of the hash enters itself again.
+//! the thief lost its CPU to the head, that is a long time. With [`Platform::head_sleeps_again`], releasers
+//! tell the head when they have taken it out of the hash (TAKEN_OUT), and it enters itself again. Without,
+//! they do not, and it takes itself for entered, once it was, until it has the lock.
 //!
 //! # Why no wake-up is lost
 //!
@@ -32,10 +36,18 @@
 //! A sleeping head is one that the lock's holder knows through SLOW: set by the holder itself (for a HASHED
 //! successor), or by the head while the byte was not 0, in one atomic step, that is while somebody held the
 //! lock who has yet to release it. The only way from SLOW to 0 is the slow half of `unlock`, which finds the
-//! entry (made before SLOW was), takes it out, clears the byte, and then kicks. A head looks at the byte in
-//! `wait` before it sleeps; either it sees that it is not SLOW, or the kick is still to come and `wait`
-//! returns then. A kick that comes while the head does not sleep is latched and costs one spurious return of
-//! a later `wait`.
+//! entry (made before SLOW was), takes it out, clears the byte, and then kicks. There are three sleeps that
+//! this kick has to end:
+//! - Of a head on the byte. It looks at that in `wait` before it sleeps; either it sees that it is not SLOW,
+//!   or the kick is still to come and `wait` returns then.
+//! - Of a head that is TAKEN_OUT, and nevertheless sleeps on the byte, because that is still SLOW. It has no
+//!   entry, but the releaser which has taken it out knows it, and the same holds for its kick.
+//! - Of a waiter that was made head when it was HALTED, on its own node. Its state was made HASHED by the
+//!   holder, who sets SLOW before it comes to its unlock; so if the waiter finds HALTED when it looks, the
+//!   kick is still to come.
+//!
+//! A kick that comes while the head does not sleep is latched and costs one spurious return of a later
+//! `wait`.
 //!
 //! A head enters itself only while it is not entered and the byte is not SLOW: it never was entered, or the
 //! releaser that took it out has said so in its state, and has released the lock since. As nobody but a head,
@@ -51,8 +63,9 @@ use lock_api::{GuardNoSend, RawMutex};
 
 use crate::budget::Spin;
 use crate::events::Event;
+use crate::fault::{Fault, planted};
 use crate::handshake::{
-    RUNNING, entered, entered_by_another, make_head, still_entered, taken_out, wait_in_queue, wake_up,
+    Entry, RUNNING, entered, make_head, never_mind, still_entered, taken_out, wait_in_queue, wake_up,
 };
 use crate::node::{Claim, NodeId};
 use crate::percpu::PerCpu;
@@ -129,42 +142,53 @@ impl<P: Platform> PvQSpinlock<P> {
     /// At the queue's head: returns with the lock, and whether there are others behind.
     fn wait_as_head(&self, cpu: &PerCpu, me: &Claim) -> Queue {
         cpu.event(Event::LockSlowpath);
-        let mut hashed = entered_by_another(me.node);
-        let mut slept = false;
+        let mut waited = false;
         loop {
             wake_up(me.node);
             if let Some(queue) = self.spin_as_head(me.id) {
                 return queue;
             }
-            // A head that was taken out while the byte is still SLOW is about to see the release, and the
-            // kick.
-            if !still_entered(me.node)
-                && (!hashed || P::head_sleeps_again())
-                && self.word.peek().byte() != SLOW
-            {
-                hashed = true;
-                let hops = P::lock_hash().insert(self.word.address(), me.id);
-                cpu.event_add(Event::PvHashHops, hops);
-                entered(me.node);
-                if self.word.mark_slow() == 0 {
-                    // It was free, and is ours. SLOW has misled nobody: only our own unlock would act on it.
-                    self.word.unmark_slow();
-                    P::lock_hash().remove(self.word.address());
-                    return if self.word.leave(me.id) {
-                        Queue::Empty
-                    } else {
-                        Queue::Longer
-                    };
+            let enters = match still_entered::<P>(me.node) {
+                Entry::Entered => false,
+                Entry::Never => true,
+                // Not before the release: the lock would be marked SLOW twice, and released once. Relaxed: by
+                // TAKEN_OUT we have acquired the SLOW that our releaser saw, and only we could set the next. So
+                // what is not SLOW came with the release, or after it. If it is, we sleep: the kick comes
+                // after the release, or has come and is latched.
+                Entry::TakenOut => {
+                    planted::<P>(Fault::EntersBeforeRelease) || self.word.peek().byte() != SLOW
                 }
+            };
+            if enters && let Some(queue) = self.enter(cpu, me) {
+                return queue;
             }
             cpu.event(Event::PvWaitHead);
-            if slept {
+            if waited {
                 cpu.event(Event::PvWaitAgain);
             }
-            slept = true;
+            waited = true;
             // Returns at once where the byte is not SLOW.
             halt::<P>(cpu, self.word.as_atomic(), BYTE, SLOW);
         }
+    }
+
+    /// The head enters itself in the hash, to be kicked. If it finds the lock free, it has taken it instead.
+    fn enter(&self, cpu: &PerCpu, me: &Claim) -> Option<Queue> {
+        let hops = P::lock_hash().insert(self.word.address(), me.id);
+        cpu.event_add(Event::PvHashHops, hops);
+        entered(me.node);
+        if self.word.mark_slow() != 0 {
+            return None;
+        }
+        // It was free, and is ours. SLOW has misled nobody: only our own unlock would act on it.
+        self.word.unmark_slow();
+        P::lock_hash().remove(self.word.address());
+        never_mind(me.node);
+        Some(if self.word.leave(me.id) {
+            Queue::Empty
+        } else {
+            Queue::Longer
+        })
     }
 
     /// Spins for the lock, with thieves locked out.
@@ -203,7 +227,9 @@ impl<P: Platform> PvQSpinlock<P> {
         // Whose node it is we must know before the release: after it the lock may not exist any more, and the
         // head may be anywhere.
         let head = P::lock_hash().remove(self.word.address());
-        taken_out(head.get::<P>());
+        if P::head_sleeps_again() {
+            taken_out(head.get::<P>());
+        }
         self.word.unlock();
         kick::<P>(head.cpu());
     }

@@ -46,6 +46,24 @@ impl<P: Platform> QSpinlock<P> {
         }
     }
 
+    /// Models only: locks as one who looked at the word before anybody queued.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub fn lock_late(&self) -> GuardNoSend {
+        if !self.lock_pending_now() {
+            self.lock_queued();
+        }
+        GuardNoSend::new()
+    }
+
+    /// Models only: locks as one who has found the pending bit set, though perhaps it was not.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub fn lock_by_queueing(&self) -> GuardNoSend {
+        self.lock_queued();
+        GuardNoSend::new()
+    }
+
     #[cold]
     #[inline(never)]
     fn lock_slow(&self) {
@@ -65,10 +83,11 @@ impl<P: Platform> QSpinlock<P> {
             P::relax();
             seen = self.word.peek();
         }
-        if !seen.only_byte() {
-            return false;
-        }
+        seen.only_byte() && self.lock_pending_now()
+    }
 
+    /// The same, for one who saw nobody in the way.
+    fn lock_pending_now(&self) -> bool {
         let before = self.word.fetch_set_pending();
         if !before.only_byte() {
             // Too late. If the bit was not set before, it is ours to clear.
@@ -94,7 +113,8 @@ impl<P: Platform> QSpinlock<P> {
         cpu.event(Event::LockSlowpath);
         let Some(me) = Claim::take(id, cpu) else {
             cpu.event(Event::LockNoNode);
-            while !self.word.try_lock() {
+            // Looking first, as for any lock that others spin on as well.
+            while !self.word.peek().free() || !self.word.try_lock() {
                 P::relax();
             }
             return;
@@ -112,21 +132,24 @@ impl<P: Platform> QSpinlock<P> {
             }
         }
 
-        // We are the head.
-        let seen = loop {
+        // We are the head: as soon as there is neither holder nor pending waiter, nobody but us may take the
+        // lock.
+        loop {
             let seen = self.word.look();
             if seen.up_for_grabs() {
-                break seen;
+                if seen.tail() != Some(me.id) {
+                    break;
+                }
+                // We are also the tail, and leave the queue empty. If that fails, somebody has joined; or has
+                // set the pending bit too late, and will clear it. Not all who do that join: a CPU may be out
+                // of nodes.
+                if self.word.take(seen, me.id) {
+                    return;
+                }
             }
             P::relax();
-        };
-        // The lock is ours: only the head may take it while there is a tail. If we are the tail, both at
-        // once.
-        if seen.tail() == Some(me.id) && self.word.take(seen, me.id) {
-            return;
         }
-        // Somebody queues behind us; or somebody has just set the pending bit, will see the tail, and queue
-        // then.
+        // Somebody is behind us, and stays there until we say that it is the head.
         self.word.set_locked();
         let next = me.wait_for_next::<P>().get::<P>();
         // Release: pairs with the Acquire above.
@@ -141,13 +164,16 @@ impl<P: Platform> Default for QSpinlock<P> {
 }
 
 // SAFETY: the locked byte goes from 0 to LOCKED in three ways: for a word that is 0 altogether, by one
-// compare-and-swap (`try_lock`); by the owner of the pending bit, who got it while there was no tail; or by
-// the queue's head, who waits until the bit is clear. While there is a tail nobody wins the bit, while the
-// bit is set the head waits, and with either of them the word is not 0. There is one owner of the bit (who
-// set it, from clear), and one head: a node becomes head by joining an empty queue, or when its predecessor,
-// which was head, says so after taking the lock. So one CPU at a time changes the byte to LOCKED, and only
-// when it is 0; and only its holder clears it. All of them acquire what the last unlock released. The guard
-// is !Send and has no state; a forgotten one leaves the lock held.
+// compare-and-swap (`try_lock`, of a CPU without nodes too); by the pending waiter; or by the queue's head.
+// With a pending bit or a tail the word is not 0, so the first excludes the others. The pending waiter has
+// set the bit, from clear, while there was no tail. Who sets it while there is one clears it, and takes
+// nothing by it; until then nobody else owns it. The head takes the lock after a look that found the byte and
+// the bit clear; as its node was in the queue by then, which only the head empties, whoever has set the bit
+// since has seen a tail. So where there is a pending waiter the head waits, and after that there can be none.
+// There is one head: a node becomes that by joining an empty queue, or when its predecessor, which was head,
+// says so after taking the lock. So one CPU at a time changes the byte to LOCKED, and only when it is 0; and
+// only its holder clears it. All of them acquire what the last unlock released. The guard is !Send and has no
+// state; a forgotten one leaves the lock held.
 unsafe impl<P: Platform> RawMutex for QSpinlock<P> {
     raw_mutex_init!();
     type Guard = GuardNoSend;

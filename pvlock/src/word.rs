@@ -60,6 +60,12 @@ impl Value {
         NodeId::from_raw(self.0 >> TAIL_SHIFT)
     }
 
+    /// Whether nobody has the lock or waits for it.
+    #[inline]
+    pub(crate) fn free(self) -> bool {
+        self.0 == 0
+    }
+
     /// Whether there is neither a pending waiter nor a queue.
     #[inline]
     pub(crate) fn only_byte(self) -> bool {
@@ -114,14 +120,16 @@ impl LockWord {
         core::ptr::from_ref(self).addr()
     }
 
-    /// A look without consequences: every decision made on it is confirmed by a read-modify-write.
+    /// A look that orders nothing. Who takes the lock on the strength of it does so by a read-modify-write,
+    /// which confirms it; what else is decided by it must stand a value that is out of date.
     #[inline]
     pub(crate) fn peek(&self) -> Value {
         Value(self.0.load(Ordering::Relaxed))
     }
 
-    /// A look that ends a wait. Acquire: pairs with the Release of the unlock that made the byte 0, for a
-    /// waiter that then takes the lock with a Relaxed operation.
+    /// A look that ends a native wait. Acquire: pairs with the Release of the unlock that made the byte 0,
+    /// because [`pending_to_locked`](Self::pending_to_locked) and [`set_locked`](Self::set_locked), which may
+    /// follow, are Relaxed.
     #[inline]
     pub(crate) fn look(&self) -> Value {
         Value(self.0.load(Ordering::Acquire))

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use common::host::{Balanced, Restless, RestlessAgain, Sleepy, SleepyAgain};
 use common::watchdog;
 use lock_api::RawMutex;
-use pvlock::{Busted, Mcs, PvQSpinlock, QSpinlock, Tas, Ticket};
+#[cfg(feature = "busted")]
+use pvlock::Busted;
+use pvlock::{Mcs, PvQSpinlock, QSpinlock, Tas, Ticket};
 
 /// What a lock protects: read and written in separate steps. (Atomic, because for `Busted` plain accesses
 /// would be undefined behaviour; a Relaxed load and store are the same instructions as plain ones.)
@@ -99,6 +101,7 @@ torture_tests! {
 }
 
 /// The negative control: the same check sees a lock that does not exclude.
+#[cfg(feature = "busted")]
 #[test]
 fn busted_is_caught() {
     assert!(

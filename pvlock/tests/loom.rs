@@ -72,6 +72,9 @@ const WAITER_DOES_NOT_FENCE: u32 = 3;
 const HOLDER_DOES_NOT_FENCE: u32 = 4;
 const HEAD_SLEEPS_AGAIN: u32 = 5;
 const HEAD_SLEEPS_AND_WAKES_AGAIN: u32 = 6;
+// The head sleeps again in these too.
+const HEAD_ENTERS_BEFORE_RELEASE: u32 = 7;
+const HEAD_LOOKS_UNORDERED: u32 = 8;
 
 /// loom's threads, which spin `SPIN` turns before they sleep.
 struct Model<const SPIN: u32, const KIND: u32>;
@@ -80,6 +83,7 @@ type Correct = Model<1, CORRECT>;
 type Patient = Model<2, CORRECT>;
 type Restless = Model<1, WAKES_FOR_NO_REASON>;
 type Sleepy = Model<1, HEAD_SLEEPS_AGAIN>;
+type PatientSleepy = Model<2, HEAD_SLEEPS_AGAIN>;
 type SleepyRestless = Model<1, HEAD_SLEEPS_AND_WAKES_AGAIN>;
 
 // SAFETY: each thread of a model sets a number of its own, and handlers return to what they interrupt. Kicks
@@ -147,22 +151,32 @@ unsafe impl<const SPIN: u32, const KIND: u32> Platform for Model<SPIN, KIND> {
     }
 
     fn head_sleeps_again() -> bool {
-        matches!(KIND, HEAD_SLEEPS_AGAIN | HEAD_SLEEPS_AND_WAKES_AGAIN)
+        KIND >= HEAD_SLEEPS_AGAIN
     }
 
     const FAULT: Fault = match KIND {
         WAITER_DOES_NOT_FENCE => Fault::NoFenceBeforeSleep,
         HOLDER_DOES_NOT_FENCE => Fault::NoFenceAfterHandOver,
+        HEAD_ENTERS_BEFORE_RELEASE => Fault::EntersBeforeRelease,
+        HEAD_LOOKS_UNORDERED => Fault::LooksUnordered,
         _ => Fault::None,
     };
 }
 
-/// How often each event happened, in all executions of a model.
-struct Totals(std::sync::Arc<[AtomicU64]>);
+/// What happened in all executions of a model.
+struct Totals {
+    events: std::sync::Arc<[AtomicU64]>,
+    /// The most sleeps of CPU 1 in one execution.
+    most_sleeps: std::sync::Arc<AtomicU64>,
+}
 
 impl Totals {
     fn count(&self, event: Event) -> u64 {
-        self.0[event as usize].load(Ordering::Relaxed)
+        self.events[event as usize].load(Ordering::Relaxed)
+    }
+
+    fn most_sleeps(&self) -> u64 {
+        self.most_sleeps.load(Ordering::Relaxed)
     }
 
     /// A model that does not go the way it is meant to check shows nothing.
@@ -176,16 +190,19 @@ impl Totals {
 /// Explores `model`, with at most `preemptions` switches away from a thread that could go on.
 fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) -> Totals {
     let totals: std::sync::Arc<[AtomicU64]> = Event::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+    let most_sleeps = std::sync::Arc::new(AtomicU64::new(0));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 10_000;
     let executions = std::sync::Arc::new(AtomicU64::new(0));
     builder.check({
         let (totals, executions) = (totals.clone(), executions.clone());
+        let most_sleeps = most_sleeps.clone();
         move || {
             model();
             assert_eq!(HASH.sleepers(), 0, "a sleeping head was left in the hash");
             executions.fetch_add(1, Ordering::Relaxed);
+            most_sleeps.fetch_max(MACHINE[1].locks.usage().halts, Ordering::Relaxed);
             for (total, &event) in totals.iter().zip(Event::ALL) {
                 let sum = MACHINE.iter().map(|cpu| cpu.locks.count(event)).sum();
                 total.fetch_add(sum, Ordering::Relaxed);
@@ -193,7 +210,10 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) -> Tota
         }
     });
     eprintln!("{} executions", executions.load(Ordering::Relaxed));
-    Totals(totals)
+    Totals {
+        events: totals,
+        most_sleeps,
+    }
 }
 
 /// Starts `body` as CPUs 1, 2, ... `others`. The calling thread is CPU 0.
@@ -289,7 +309,7 @@ fn try_to_lock<R: RawMutex + 'static>(new: fn() -> R) {
 
 /// What every lock must stand.
 macro_rules! lock_models {
-    ($($module:ident: $lock:ident, $preemptions:literal;)*) => {$(
+    ($($module:ident: $lock:ident, $preemptions:literal, $preemptions_twice:literal;)*) => {$(
         mod $module {
             use super::*;
 
@@ -306,7 +326,7 @@ macro_rules! lock_models {
             /// With nodes that have been used before.
             #[test]
             fn three_cpus_one_twice() {
-                explore($preemptions, || come_together($lock::<Correct>::new, 2, 2));
+                explore($preemptions_twice, || come_together($lock::<Correct>::new, 2, 2));
             }
 
             #[test]
@@ -323,11 +343,11 @@ macro_rules! lock_models {
 }
 
 lock_models! {
-    tas: Tas, 3;
-    ticket: Ticket, 3;
-    mcs: Mcs, 3;
-    qspinlock: QSpinlock, 3;
-    pvqspinlock: PvQSpinlock, 3;
+    tas: Tas, 3, 3;
+    ticket: Ticket, 3, 2;
+    mcs: Mcs, 3, 3;
+    qspinlock: QSpinlock, 3, 2;
+    pvqspinlock: PvQSpinlock, 3, 3;
 }
 
 /// The ways through the paravirtual slow path are there to be explored: sleeping heads and waiters, entered
@@ -364,14 +384,89 @@ fn pvqspinlock_with_spurious_wakeups() {
 /// A head that was kicked in vain enters itself again, and is kicked again.
 #[test]
 fn pvqspinlock_whose_head_sleeps_again() {
-    explore(4, || come_together(PvQSpinlock::<Sleepy>::new, 1, 3));
+    // CPU 1 wants the lock once and is alone in the queue. Its first sleep ends with a kick, so to sleep twice
+    // it must have been in the hash twice.
+    assert!(explore(4, || come_together(PvQSpinlock::<Sleepy>::new, 1, 3)).most_sleeps() > 1);
     explore(3, || come_together(PvQSpinlock::<Sleepy>::new, 2, 2)).saw(&[Event::PvWaitAgain]);
     explore(2, || come_to_a_held_lock(PvQSpinlock::<Sleepy>::new, 3)).saw(&[Event::PvWaitNode]);
+}
+
+/// What a head knows of its being taken out shows only after many switches.
+#[test]
+fn pvqspinlock_whose_head_sleeps_again_with_many_preemptions() {
+    explore(6, || come_together(PvQSpinlock::<Sleepy>::new, 1, 2)).saw(&[Event::PvWaitHead]);
+}
+
+/// Under Linux's rule a head sleeps once.
+#[test]
+fn pvqspinlock_whose_head_sleeps_once() {
+    let totals = explore(4, || come_together(PvQSpinlock::<Correct>::new, 1, 3));
+    totals.saw(&[Event::PvWaitAgain]);
+    assert_eq!(totals.most_sleeps(), 1);
 }
 
 #[test]
 fn pvqspinlock_whose_head_sleeps_again_with_spurious_wakeups() {
     explore(3, || come_to_a_held_lock(PvQSpinlock::<SleepyRestless>::new, 2)).saw(&[Event::PvWaitHead]);
+}
+
+/// CPU 1 comes by the pending bit to a lock at which CPU 2 queues, and perhaps CPU 0.
+fn come_to_a_queue(preemptions: usize, prepare: fn(), rounds_of_first: u32) -> Totals {
+    explore(preemptions, move || {
+        let guarded = Guarded::new(QSpinlock::<Correct>::new());
+        let guard = guarded.lock.lock();
+        let threads = start(2, move |cpu| {
+            if cpu == 1 {
+                prepare();
+                guarded.increment_and_unlock(guarded.lock.lock_late());
+            } else {
+                guarded.increment_and_unlock(guarded.lock.lock_by_queueing());
+            }
+        });
+        // They all come while the lock is held.
+        thread::yield_now();
+        guarded.increment_and_unlock(guard);
+        for _ in 1..rounds_of_first {
+            guarded.increment_and_unlock(guarded.lock.lock_by_queueing());
+        }
+        join(threads);
+        guarded.is_free_after(2 + rounds_of_first);
+    })
+}
+
+/// It must not be the pending waiter once there is a queue.
+#[test]
+fn qspinlock_with_a_latecomer() {
+    come_to_a_queue(1, || (), 2).saw(&[Event::LockPending, Event::LockSlowpath]);
+}
+
+/// The bit that it sets too late must not make the head of the queue believe that it queues.
+#[test]
+fn qspinlock_with_a_latecomer_without_nodes() {
+    come_to_a_queue(2, occupy_nodes, 1).saw(&[Event::LockPending, Event::LockNoNode]);
+}
+
+/// All nodes of this CPU have some other use.
+fn occupy_nodes() {
+    Correct::per_cpu(Correct::this_cpu()).occupy_nodes();
+}
+
+#[test]
+fn pvqspinlock_without_nodes() {
+    explore(2, || {
+        let guarded = Guarded::new(PvQSpinlock::<Correct>::new());
+        let guard = guarded.lock.lock();
+        let threads = start(2, move |cpu| {
+            if cpu == 1 {
+                occupy_nodes();
+            }
+            guarded.lock_and_increment();
+        });
+        guarded.increment_and_unlock(guard);
+        join(threads);
+        guarded.is_free_after(3);
+    })
+    .saw(&[Event::LockNoNode, Event::PvWaitHead]);
 }
 
 /// Two heads enter themselves in the hash, which has one cache line for both, and the holder of both locks
@@ -393,11 +488,11 @@ fn two_locks_share_the_hash() {
 
 /// A waiter is interrupted, by a handler that waits for another lock: while it spins, or when it is about to
 /// sleep. The kick for the first lock may end the sleep for the second.
-fn interrupt(at: &'static LocalKey<RefCell<Option<Handler>>>) -> Totals {
+fn interrupt<P: Platform>(at: &'static LocalKey<RefCell<Option<Handler>>>) -> Totals {
     explore(5, move || {
         let (outer, inner) = (
-            Guarded::new(PvQSpinlock::<Patient>::new()),
-            Guarded::new(PvQSpinlock::<Patient>::new()),
+            Guarded::new(PvQSpinlock::<P>::new()),
+            Guarded::new(PvQSpinlock::<P>::new()),
         );
         let guards = (outer.lock.lock(), inner.lock.lock());
         let threads = start(1, move |_| {
@@ -416,12 +511,14 @@ fn interrupt(at: &'static LocalKey<RefCell<Option<Handler>>>) -> Totals {
 
 #[test]
 fn pvqspinlock_interrupted_while_it_spins() {
-    interrupt(&ON_RELAX).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
+    interrupt::<Patient>(&ON_RELAX).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
+    interrupt::<PatientSleepy>(&ON_RELAX).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
 }
 
 #[test]
 fn pvqspinlock_interrupted_before_it_sleeps() {
-    interrupt(&ON_WAIT).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
+    interrupt::<Patient>(&ON_WAIT).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
+    interrupt::<PatientSleepy>(&ON_WAIT).saw(&[Event::LockUseNode2, Event::PvWaitHead]);
 }
 
 /// What each CPU did before the barrier is seen by each after it, and one of them is told that it was the
@@ -492,5 +589,22 @@ fn a_waiter_that_does_not_fence_loses_a_wakeup() {
 fn a_holder_that_does_not_fence_loses_a_wakeup() {
     explore(3, || {
         come_to_a_held_lock(PvQSpinlock::<Model<1, HOLDER_DOES_NOT_FENCE>>::new, 2)
+    });
+}
+
+/// It is in the hash twice, and is taken out once.
+#[test]
+#[should_panic = "left in the hash"]
+fn a_head_that_enters_itself_before_the_release_stays_in_the_hash() {
+    explore(4, || {
+        come_together(PvQSpinlock::<Model<1, HEAD_ENTERS_BEFORE_RELEASE>>::new, 1, 3)
+    });
+}
+
+#[test]
+#[should_panic = "left in the hash"]
+fn a_head_that_looks_unordered_stays_in_the_hash() {
+    explore(6, || {
+        come_together(PvQSpinlock::<Model<1, HEAD_LOOKS_UNORDERED>>::new, 1, 2)
     });
 }

@@ -92,7 +92,7 @@ fn a_search_starts_on_a_cache_line_and_sees_every_entry_once() {
 fn a_table_that_is_too_small_says_so() {
     let hash = table();
     for lock in 1..=hash.entries.len() + 1 {
-        hash.insert(lock, node(4));
+        hash.insert(lock, node((CPUS + 1) << 2));
     }
 }
 
