@@ -77,8 +77,14 @@ fn cpuid_of(offered: &CpuId, index: u32) -> CpuId {
     let mut cpuid = offered.clone();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
-            // The initial APIC id, eight bits of it, in EBX 31–24.
-            1 => entry.ebx = entry.ebx & 0x00ff_ffff | index << 24,
+            // The initial APIC id, eight bits of it, in EBX 31–24. And no VMX (ECX 5): guests need no guests of
+            // their own, and nesting is much code of the host's.
+            1 => {
+                entry.ebx = entry.ebx & 0x00ff_ffff | index << 24;
+                entry.ecx &= !(1 << 5);
+            }
+            // Nor SVM (ECX 2).
+            0x8000_0001 => entry.ecx &= !(1 << 2),
             // All of it, in the topology leaves.
             0xb | 0x1f => entry.edx = index,
             // And in AMD's: the extended APIC id; one thread to a core, in EBX 7–0; one node.
@@ -96,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_leaf_tells_of_the_hosts_apic_ids() {
+    fn guests_have_apic_ids_of_their_own_and_no_guests() {
         let leaf = |function| kvm_cpuid_entry2 {
             function,
             eax: u32::MAX,
@@ -105,12 +111,14 @@ mod tests {
             edx: u32::MAX,
             ..Default::default()
         };
-        let offered = CpuId::from_entries(&[1, 0xb, 0x1f, 0x8000_001e, 7].map(leaf)).unwrap();
+        let leaves = [1, 0xb, 0x1f, 0x8000_001e, 0x8000_0001, 7].map(leaf);
+        let offered = CpuId::from_entries(&leaves).unwrap();
         let cpuid = cpuid_of(&offered, 5);
-        let [initial, extended, v2, amd, other] = cpuid.as_slice() else {
+        let [initial, extended, v2, amd, features, other] = cpuid.as_slice() else {
             panic!("as many leaves as before");
         };
-        assert_eq!(initial.ebx, 0x05ff_ffff);
+        assert_eq!((initial.ebx, initial.ecx), (0x05ff_ffff, !(1 << 5)));
+        assert_eq!(features.ecx, !(1 << 2));
         assert_eq!((extended.edx, v2.edx), (5, 5));
         assert_eq!((amd.eax, amd.ebx, amd.ecx), (5, 5, 0));
         assert_eq!(other, &leaf(7));
