@@ -10,6 +10,7 @@
 //! | `usage.rs` | bad arguments get one line and code 2; a host without KVM, code 3 |
 //! | `results.rs` | the table and the JSON say what was measured |
 //! | `exit_stats.rs` | exit statistics agree with what the guest counted |
+//! | `hostile.rs` | whatever a guest does, the VMM ends with one line and a code, in bounded memory |
 //! | `leftovers.rs` | nothing is left behind, launch after launch |
 
 use std::env;

@@ -66,6 +66,10 @@ pub struct Config {
 pub enum PlantedFault {
     /// A HLT forgets the kicks that came before it: the classic lost wake-up.
     ForgetLatchedKicks,
+    /// Every request that is refused costs memory for good.
+    HoardRefusals,
+    /// A request that is to be refused makes the VMM panic.
+    PanicAtRefusal,
 }
 
 impl Config {

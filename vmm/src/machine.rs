@@ -86,6 +86,11 @@ impl Machine {
     pub(crate) fn reject(&self) {
         // Relaxed: a statistic, read after the threads were joined.
         self.rejected.fetch_add(1, Ordering::Relaxed);
+        match self.planted_fault {
+            Some(PlantedFault::HoardRefusals) => std::mem::forget(vec![1u8; 64 << 10]),
+            Some(PlantedFault::PanicAtRefusal) => panic!("as planted"),
+            _ => {}
+        }
     }
 
     /// Number of requests refused so far.

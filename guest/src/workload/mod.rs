@@ -101,13 +101,11 @@ struct Random(u64);
 impl Random {
     /// One per vCPU, all derived from the run's seed.
     fn new(cpu: &Cpu, boot: &BootInfo) -> Self {
-        // Odd multiplier of Knuth's; never 0, at which the generator would stick.
-        let seed = boot
-            .run
-            .seed
-            .wrapping_add(u64::from(cpu.index()) + 1)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self(seed | 1)
+        // Two odd multipliers (splitmix64's), lest vCPU 1 do with a seed what vCPU 0 does with the next one; never
+        // 0, at which the generator would stick.
+        let seed = boot.run.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let vcpu = (u64::from(cpu.index()) + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        Self((seed ^ vcpu) | 1)
     }
 
     fn next(&mut self) -> u64 {

@@ -63,7 +63,7 @@ pub(super) fn tables(culprit: &mut Culprit) {
             raw::reload_cr3();
         }
         raw::peek(memory.base + culprit.below(memory.len / 8) * 8);
-        raw::peek(culprit.below(HOLE) & !7);
+        raw::peek(culprit.below(memory.base + memory.len) & !7);
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) fn idt(culprit: &mut Culprit) {
         // The table is read-only; what says so is not.
         _ => {
             super::memory::make_writable(first);
+            super::memory::make_writable(first + abi::PAGE_SIZE);
             raw::fill(first, 64, |_| 0);
         }
     }
