@@ -2,7 +2,9 @@
 
 use core::arch::asm;
 
-use abi::port;
+use abi::{kick, port};
+
+use crate::cpu::Cpu;
 
 /// Writes `value` to `port`. The compiler may not move memory accesses across it: the VMM, or a vCPU that it
 /// wakes, may look at what was stored before.
@@ -20,10 +22,34 @@ pub(crate) fn out8(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) }
 }
 
+/// KVM's own KICK_CPU, by the given instruction. What it answers is always 0, even for an APIC id that nobody has.
+macro_rules! kvm_kick {
+    ($instruction:literal, $cpu:expr) => {
+        // SAFETY: the hypercall wakes a vCPU; it changes no memory, and no register but RAX. RBX, which the
+        // compiler keeps for itself, is put back. Not `nomem`: what was stored before must be there for the
+        // vCPU that wakes.
+        unsafe {
+            asm!(
+                "xchg {saved}, rbx",
+                $instruction,
+                "mov rbx, {saved}",
+                saved = inout(reg) 0u64 => _, // flags: none
+                inlateout("rax") kick::HYPERCALL => _,
+                in("rcx") u64::from($cpu),
+                options(nostack, preserves_flags)
+            )
+        }
+    };
+}
+
 /// Wakes vCPU `cpu`, or makes its next [`halt`] return at once.
 #[inline]
 pub(crate) fn kick(cpu: u32) {
-    out32(port::KICK_CPU, cpu);
+    match Cpu::current().boot().kick {
+        kick::VMCALL => kvm_kick!("vmcall", cpu),
+        kick::VMMCALL => kvm_kick!("vmmcall", cpu),
+        _ => out32(port::KICK_CPU, cpu),
+    }
 }
 
 /// Sleeps until this vCPU is kicked; returns at once if it was since the last time.

@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
-use vmm::{Config, Ended, GuestReport, Io, Kernel, Outcome, Spin, host, launch};
+use vmm::{Config, Ended, GuestReport, Io, Kernel, Kick, Outcome, host, launch};
 
 /// Longer than any healthy guest takes on a very slow machine. Only guests that are meant to hang wait less.
 pub const PATIENCE: Duration = Duration::from_secs(600);
@@ -52,6 +52,15 @@ pub fn alone() -> MutexGuard<'static, ()> {
     GUESTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The ways to kick that this host can do: KVM's own takes a real ring 0.
+pub fn kicks() -> Vec<Kick> {
+    let mut kicks = vec![Kick::Pio, Kick::IoEventFd];
+    if host::facts().is_ok_and(|facts| !facts.ring0.emulated) {
+        kicks.push(Kick::Kvm);
+    }
+    kicks
+}
+
 /// `n` of the host's CPUs, or all if there are fewer.
 pub fn cpus(n: usize) -> Vec<usize> {
     let mut cpus = host::allowed_cpus().expect("the kernel tells a process's CPUs");
@@ -64,20 +73,13 @@ pub fn config(workload: Workload, lock: LockKind, vcpus: u32, pcpus: usize) -> C
     Config {
         vcpus,
         pcpus: cpus(pcpus),
-        pin: false,
-        memory: 64 << 20,
-        guest_ring: None,
         workload,
         lock,
         duration: Duration::from_millis(150),
         hold: Duration::from_nanos(100),
         think: Duration::from_nanos(100),
-        spin: Spin::Default,
-        rounds: 0,
-        seed: 1,
         timeout: PATIENCE,
-        exit_stats: false,
-        planted_fault: None,
+        ..Config::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
-use integration_tests::{acquisitions, alone, complete, config, kvm, violations};
+use integration_tests::{acquisitions, alone, complete, config, kicks, kvm, violations};
 use vmm::Spin;
 
 #[test]
@@ -39,13 +39,17 @@ fn paravirtual_locks_exclude_when_every_waiter_halts() {
         return;
     }
     let _alone = alone();
-    for vcpus in [2, 4, 16] {
+    for (kick, vcpus) in kicks()
+        .into_iter()
+        .flat_map(|kick| [2, 4, 16].map(|vcpus| (kick, vcpus)))
+    {
         let mut config = config(Workload::Lock, LockKind::PvQSpinlock, vcpus, 2);
+        config.kick = kick;
         config.spin = Spin::Fixed(Duration::ZERO);
         config.duration = Duration::from_millis(500);
         let report = complete(&config);
-        assert_eq!(violations(&report), 0, "{vcpus} vCPUs");
-        assert!(acquisitions(&report) > 0, "{vcpus} vCPUs got nowhere");
+        assert_eq!(violations(&report), 0, "{kick:?}, {vcpus} vCPUs");
+        assert!(acquisitions(&report) > 0, "{kick:?}: {vcpus} vCPUs got nowhere");
         // A waiter that finds the lock taken halts; over half a second that happens, whoever runs when.
         assert!(
             report.vcpus.iter().any(|vcpu| vcpu.halts > 0),

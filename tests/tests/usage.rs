@@ -5,7 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Output;
 use std::{fs, io, ptr};
 
-use integration_tests::{alone, command, kvm, one_line, vmm};
+use integration_tests::{alone, command, kicks, kvm, one_line, vmm};
+use vmm::Kick;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
 
@@ -33,6 +34,9 @@ fn arguments_that_make_no_sense_anywhere() {
     refuses("run --workload fun", "--workload");
     refuses("run --guest-ring 1", "--guest-ring");
     refuses("run --format xml", "--format");
+    refuses("run --kick harder", "pio, ioeventfd, kvm");
+    refuses("run --halt-poll -1us", "--halt-poll");
+    refuses("run --kick kvm --yield-on-kick", "leave it out");
     refuses("run --spin sometimes", "--spin");
     for duration in [
         "25h",
@@ -188,5 +192,33 @@ fn ring_zero_is_refused_where_it_is_emulated() {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
+    }
+}
+
+/// So are KVM's own kicks, which it takes from a real ring 0 only; the others work everywhere.
+#[test]
+fn kicks_of_kvm_are_refused_where_ring_zero_is_emulated() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let possible: Vec<_> = kicks().into_iter().map(Kick::name).collect();
+    for kick in ["pio", "ioeventfd", "kvm"] {
+        let output = vmm(
+            PROGRAM,
+            &format!("run --vcpus 2 --duration 50ms --lock tas --format json --kick {kick}"),
+        );
+        if possible.contains(&kick) {
+            let results = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(0), "{kick}");
+            assert!(results.contains(&format!("\"kick\": \"{kick}\"")), "{results}");
+        } else {
+            let said = one_line(&output);
+            assert_eq!(output.status.code(), Some(3), "{kick}: {said}");
+            assert!(
+                said.contains("ring 0 only") && said.contains("--kick pio"),
+                "{said}"
+            );
+        }
     }
 }

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
-use integration_tests::{acquisitions, alone, complete, config, kvm, run};
-use vmm::{Config, Ended, PlantedFault};
+use integration_tests::{acquisitions, alone, complete, config, kicks, kvm, run};
+use vmm::{Config, Ended, Kick, PlantedFault};
 
 /// Hand-offs of a game.
 const ROUNDS: u64 = 100_000;
 
-fn game(vcpus: u32, pcpus: usize) -> Config {
+fn game(kick: Kick, vcpus: u32, pcpus: usize) -> Config {
     Config {
         rounds: ROUNDS,
+        kick,
         ..config(Workload::PingPong, LockKind::PvQSpinlock, vcpus, pcpus)
     }
 }
@@ -29,25 +30,41 @@ fn play(config: &Config) {
     );
 }
 
+/// However kicks travel; once more with each of what is done beside them.
 #[test]
 fn a_hundred_thousand_hand_offs_lose_no_kick_when_overcommitted() {
-    if kvm() {
-        let _alone = alone();
-        play(&game(8, 2));
-        play(&game(2, 1));
+    if !kvm() {
+        return;
     }
+    let _alone = alone();
+    for kick in kicks() {
+        play(&game(kick, 8, 2));
+        play(&game(kick, 2, 1));
+        let mut polling = game(kick, 8, 2);
+        polling.halt_poll = Duration::from_micros(50);
+        play(&polling);
+    }
+    let mut yielding = game(Kick::Pio, 8, 2);
+    yielding.yield_on_kick = true;
+    play(&yielding);
 }
 
 /// Random delays, about as long as the way to a HLT and through a kick, so that each falls before, into and
-/// after the other.
+/// after the other; and into, before and after the end of a poll.
 #[test]
 fn a_hundred_thousand_hand_offs_lose_no_kick_when_kicks_race_halts() {
-    if kvm() {
-        let _alone = alone();
-        let mut config = game(2, 2);
-        config.hold = Duration::from_micros(20);
-        config.think = Duration::from_micros(150);
-        play(&config);
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    for kick in kicks() {
+        for halt_poll in [Duration::ZERO, Duration::from_micros(60)] {
+            let mut config = game(kick, 2, 2);
+            config.hold = Duration::from_micros(20);
+            config.think = Duration::from_micros(150);
+            config.halt_poll = halt_poll;
+            play(&config);
+        }
     }
 }
 
@@ -59,14 +76,16 @@ fn a_vmm_that_forgets_latched_kicks_is_caught() {
         return;
     }
     let _alone = alone();
-    let mut config = game(2, 2);
-    config.planted_fault = Some(PlantedFault::ForgetLatchedKicks);
-    config.think = Duration::from_micros(150);
-    // The game stops for good at the first kick that is forgotten; how soon that is, is chance.
-    let caught = [5, 20, 80, 320].into_iter().any(|seconds| {
-        config.timeout = Duration::from_secs(seconds);
-        let outcome = run(&config);
-        outcome.ended == Ended::Timeout && outcome.detail.contains("vCPUs 0-1: halted")
-    });
-    assert!(caught, "kicks were forgotten and nobody noticed");
+    for kick in kicks() {
+        let mut config = game(kick, 2, 2);
+        config.planted_fault = Some(PlantedFault::ForgetLatchedKicks);
+        config.think = Duration::from_micros(150);
+        // The game stops for good at the first kick that is forgotten; how soon that is, is chance.
+        let caught = [5, 20, 80, 320].into_iter().any(|seconds| {
+            config.timeout = Duration::from_secs(seconds);
+            let outcome = run(&config);
+            outcome.ended == Ended::Timeout && outcome.detail.contains("vCPUs 0-1: halted")
+        });
+        assert!(caught, "{kick:?}: kicks were forgotten and nobody noticed");
+    }
 }

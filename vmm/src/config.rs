@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use abi::config::{LockKind, RunConfig, Workload, spin};
 
+use crate::affinity::allowed_cpus;
+
 /// The privilege level the guest kernel runs at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ring {
@@ -22,6 +24,29 @@ pub enum Spin {
     Auto,
     /// This long.
     Fixed(Duration),
+}
+
+/// How a kick travels from the vCPU that sends it to the one that sleeps in HLT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kick {
+    /// The kick exits to the VMM, which wakes the target.
+    #[default]
+    Pio,
+    /// KVM wakes the target on the VMM's behalf: the kick does not exit, the halt does.
+    IoEventFd,
+    /// Kicks and halts are KVM's own: neither exits. For guests in ring 0 only.
+    Kvm,
+}
+
+impl Kick {
+    /// The name users and results know it by.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pio => "pio",
+            Self::IoEventFd => "ioeventfd",
+            Self::Kvm => "kvm",
+        }
+    }
 }
 
 /// One launch: a guest, the host CPUs it may use, and what it is to do.
@@ -49,6 +74,14 @@ pub struct Config {
     pub think: Duration,
     /// How long waiters spin before they halt.
     pub spin: Spin,
+    /// How vCPUs are kicked.
+    pub kick: Kick,
+    /// How long a vCPU that halts polls for a kick before it sleeps, while nobody else wants its CPU. With
+    /// [`Kick::Kvm`] this is the most that KVM polls, which adapts.
+    pub halt_poll: Duration,
+    /// Whether a vCPU that kicks another offers its CPU to whoever waits for it. For [`Kick::Pio`] only: the
+    /// VMM does not see the kicks of the others, and KVM's own do so anyway.
+    pub yield_on_kick: bool,
     /// Hand-offs of the ping-pong; 0 for as many as fit into `duration`.
     pub rounds: u64,
     /// Seed of everything random in the guest.
@@ -64,12 +97,41 @@ pub struct Config {
 /// Faults that can be planted in the VMM, so that tests can show that their checks would catch them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlantedFault {
-    /// A HLT forgets the kicks that came before it: the classic lost wake-up.
+    /// A HLT forgets the kicks that came before it: the classic lost wake-up. With [`Kick::Kvm`], whose latch is
+    /// out of the VMM's reach, all kicks are lost.
     ForgetLatchedKicks,
     /// Every request that is refused costs memory for good.
     HoardRefusals,
     /// A request that is to be refused makes the VMM panic.
     PanicAtRefusal,
+}
+
+/// A guest of one vCPU, on any of the CPUs that the process may use, that boots and ends.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vcpus: 1,
+            // A host that does not tell them is found out by `launch`.
+            pcpus: allowed_cpus().unwrap_or_default(),
+            pin: false,
+            memory: 64 << 20,
+            guest_ring: None,
+            workload: Workload::Idle,
+            lock: LockKind::PvQSpinlock,
+            duration: Duration::ZERO,
+            hold: Duration::ZERO,
+            think: Duration::ZERO,
+            spin: Spin::Default,
+            kick: Kick::Pio,
+            halt_poll: Duration::ZERO,
+            yield_on_kick: false,
+            rounds: 0,
+            seed: 1,
+            timeout: Duration::from_secs(30),
+            exit_stats: false,
+            planted_fault: None,
+        }
+    }
 }
 
 impl Config {

@@ -8,6 +8,7 @@ pub use crate::affinity::allowed_cpus;
 use crate::error::Error;
 use crate::kernel::Kernel;
 pub use crate::probe::Ring0;
+use crate::transport::Transport;
 use crate::vm::Vm;
 
 /// Memory of the guest that is created to look at the host.
@@ -32,7 +33,7 @@ pub struct Facts {
 ///
 /// [`Error::Host`] if it cannot run guests, with what to do about it.
 pub fn facts() -> Result<Facts, Error> {
-    let mut vm = Vm::create(SMALL, 1, Kernel::embedded())?;
+    let mut vm = Vm::create(SMALL, 1, Kernel::embedded(), &Transport::default())?;
     let max_vcpus = u32::try_from(open_kvm()?.get_max_vcpus()).unwrap_or(u32::MAX);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ok(Facts {

@@ -1,7 +1,10 @@
 //! What the guest's port accesses do.
 
+use std::thread;
+
 use abi::port::{self, measure};
 
+use crate::config::Kick;
 use crate::console::Console;
 use crate::machine::Machine;
 
@@ -47,11 +50,16 @@ pub(crate) fn read(machine: &Machine, port: u16, data: &mut [u8]) -> bool {
     false
 }
 
-/// `KICK_CPU`: an index that no vCPU has is refused.
+/// `KICK_CPU`: refused for an index that no vCPU has, and where halted vCPUs sleep in KVM, out of its reach.
 fn kick(machine: &Machine, index: u32) {
     match machine.latches.get(index as usize) {
-        Some(latch) => latch.kick(),
-        None => machine.reject(),
+        Some(latch) if machine.kick != Kick::Kvm => latch.kick(),
+        _ => return machine.reject(),
+    }
+    if machine.yield_on_kick {
+        // The woken thread may have been put on this very CPU's queue; which thread gets the CPU is the
+        // scheduler's choice.
+        thread::yield_now();
     }
 }
 
@@ -72,7 +80,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::exit_stats::ExitStats;
+    use crate::config::Config;
     use crate::kernel::Kernel;
     use crate::layout::Layout;
     use crate::memory::GuestMemory;
@@ -80,8 +88,11 @@ mod tests {
     fn machine(vcpus: u32) -> Machine {
         let layout = Layout::new(16 << 20, vcpus, Kernel::embedded().end()).unwrap();
         let memory = GuestMemory::new(&layout.ram).unwrap();
-        let exit_stats = ExitStats::new(vcpus, false);
-        Machine::new(memory, layout, vcpus, Box::new(io::sink()), exit_stats, None).unwrap()
+        let config = Config {
+            vcpus,
+            ..Config::default()
+        };
+        Machine::new(memory, layout, &config, Box::new(io::sink())).unwrap()
     }
 
     #[test]

@@ -4,11 +4,17 @@
 //! what is in the counter, and only sleeps where that is nothing; the sleep is a poll of the same counter, so a kick that
 //! comes in between ends it at once. Several kicks before a HLT are one, as with KVM's own latch.
 //!
+//! Where it is asked for, a HLT polls before it sleeps: it takes the same two looks, at the counter and at the stop,
+//! over and over, so that nothing of the above depends on it. In between it yields, so that the poll takes only time that
+//! nobody else on that CPU has a use for.
+//!
 //! A stop reaches a sleeper through a second descriptor, which is never read: it cannot be mistaken for a
 //! kick, and it stays visible to every vCPU that halts later.
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -42,22 +48,47 @@ impl Latch {
         self.kicks.read().is_ok()
     }
 
+    /// What kicks are written to.
+    pub(crate) fn eventfd(&self) -> &EventFd {
+        &self.kicks
+    }
+
     /// Sleeps until there is a kick, and takes it, or until `stop` is readable. Kicks win where there are
-    /// both.
-    pub(crate) fn park(&self, stop: &EventFd) -> Wake {
+    /// both. Polls for as long as `poll` before it sleeps.
+    pub(crate) fn park(&self, stop: &EventFd, poll: Duration) -> Wake {
+        // The usual case, no polling, needs no clock.
+        let mut polling = !poll.is_zero();
+        let begun = polling.then(Instant::now);
         loop {
             if self.clear() {
                 return Wake::Kicked;
             }
-            if readable(self.kicks.as_raw_fd(), stop.as_raw_fd()) {
+            polling = polling && begun.is_some_and(|begun| begun.elapsed() < poll);
+            let patience = if polling {
+                // Whoever is to kick may be waiting for this very CPU.
+                thread::yield_now();
+                Patience::None
+            } else {
+                Patience::Endless
+            };
+            if stopped(self.kicks.as_raw_fd(), stop.as_raw_fd(), patience) {
                 return Wake::Stopped;
             }
         }
     }
 }
 
-/// Sleeps until one of the descriptors is readable or a signal comes; returns whether `stop` is.
-fn readable(kicks: i32, stop: i32) -> bool {
+/// How long to wait, as `poll` takes it.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum Patience {
+    None = 0,
+    Endless = -1,
+}
+
+/// Waits until one of the descriptors is readable, a signal comes, or `patience` ends; returns whether `stop`
+/// is and `kicks` is not.
+fn stopped(kicks: i32, stop: i32, patience: Patience) -> bool {
     let wait_for = |fd| libc::pollfd {
         fd,
         events: libc::POLLIN,
@@ -66,14 +97,13 @@ fn readable(kicks: i32, stop: i32) -> bool {
     let mut descriptors = [wait_for(kicks), wait_for(stop)];
     // SAFETY: the array is valid for two entries. An error, EINTR included, leaves `revents` zero, and the
     // caller looks again.
-    unsafe { libc::poll(descriptors.as_mut_ptr(), 2, -1) };
+    unsafe { libc::poll(descriptors.as_mut_ptr(), 2, patience as i32) };
     descriptors[1].revents != 0 && descriptors[0].revents == 0
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::thread;
 
     use super::*;
 
@@ -86,18 +116,29 @@ mod tests {
         let (latch, stop) = (Latch::new().unwrap(), stop());
         latch.kick();
         latch.kick();
-        assert_eq!(latch.park(&stop), Wake::Kicked);
+        assert_eq!(latch.park(&stop, Duration::ZERO), Wake::Kicked);
         stop.write(1).unwrap();
         assert_eq!(
-            latch.park(&stop),
+            latch.park(&stop, Duration::ZERO),
             Wake::Stopped,
             "the second kick must not count again"
         );
-        assert_eq!(latch.park(&stop), Wake::Stopped, "a stop stays");
+        assert_eq!(latch.park(&stop, Duration::ZERO), Wake::Stopped, "a stop stays");
     }
 
+    /// A poll that ends at all sorts of moments of the race, and one that never ends in it.
     #[test]
     fn a_hundred_thousand_racing_kicks_all_arrive() {
+        for poll in [
+            Duration::ZERO,
+            Duration::from_micros(3),
+            Duration::from_secs(3600),
+        ] {
+            race(poll);
+        }
+    }
+
+    fn race(poll: Duration) {
         let latches = Arc::new([Latch::new().unwrap(), Latch::new().unwrap()]);
         let stop = Arc::new(stop());
         let rounds = 100_000;
@@ -105,7 +146,7 @@ mod tests {
             let (latches, stop) = (latches.clone(), stop.clone());
             move || {
                 for _ in 0..rounds {
-                    assert_eq!(latches[me].park(&stop), Wake::Kicked);
+                    assert_eq!(latches[me].park(&stop, poll), Wake::Kicked);
                     latches[1 - me].kick();
                 }
             }

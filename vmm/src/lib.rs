@@ -10,6 +10,7 @@
 //! | [`exit_stats`] | why vCPUs left the guest, how often and for how long |
 //! | `hypercall` | what the guest's port accesses do |
 //! | `latch` | where a halted vCPU sleeps, and why no wake-up is lost |
+//! | `transport` | how a kick gets there: through the VMM, past it, or inside KVM |
 //! | `signal` | getting a thread out of `KVM_RUN`, and why no signal is lost |
 //! | `machine` | what the threads of one launch share |
 //! | `control` | the event loop beside the vCPUs: end, time-out, user, console input |
@@ -51,6 +52,7 @@ mod registers;
 pub mod results;
 mod signal;
 mod table;
+mod transport;
 mod units;
 mod vcpu;
 mod vm;
@@ -58,7 +60,7 @@ mod vm;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 
-pub use config::{Config, PlantedFault, Ring, Spin};
+pub use config::{Config, Kick, PlantedFault, Ring, Spin};
 pub use error::Error;
 pub use kernel::Kernel;
 pub use outcome::{Ended, GuestReport, HostTime, Outcome};

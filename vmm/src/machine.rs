@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use kvm_bindings::kvm_regs;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::config::PlantedFault;
+use crate::config::{Config, Kick, PlantedFault};
 use crate::console::Console;
 use crate::exit_stats::ExitStats;
 use crate::host_time::Accounts;
@@ -44,6 +45,12 @@ pub(crate) struct Machine {
     pub(crate) console: Console,
     pub(crate) accounts: Accounts,
     pub(crate) exit_stats: ExitStats,
+    /// How vCPUs are kicked.
+    pub(crate) kick: Kick,
+    /// Whether a vCPU that kicks yields its CPU.
+    pub(crate) yield_on_kick: bool,
+    /// How long a vCPU that halts polls before it sleeps.
+    pub(crate) halt_poll: Duration,
     pub(crate) planted_fault: Option<PlantedFault>,
     /// Requests of the guest's that were refused because their argument made no sense.
     rejected: AtomicU64,
@@ -61,19 +68,22 @@ impl Machine {
     pub(crate) fn new(
         memory: GuestMemory,
         layout: Layout,
-        vcpus: u32,
+        config: &Config,
         console: Box<dyn Write + Send>,
-        exit_stats: ExitStats,
-        planted_fault: Option<PlantedFault>,
     ) -> io::Result<Self> {
         Ok(Self {
             memory,
             layout,
-            latches: (0..vcpus).map(|_| Latch::new()).collect::<io::Result<_>>()?,
+            latches: (0..config.vcpus)
+                .map(|_| Latch::new())
+                .collect::<io::Result<_>>()?,
             console: Console::new(console)?,
             accounts: Accounts::default(),
-            exit_stats,
-            planted_fault,
+            exit_stats: ExitStats::new(config.vcpus, config.exit_stats),
+            kick: config.kick,
+            yield_on_kick: config.yield_on_kick,
+            halt_poll: config.halt_poll,
+            planted_fault: config.planted_fault,
             rejected: AtomicU64::new(0),
             cause: Mutex::new(None),
             ended: EventFd::new(EFD_NONBLOCK)?,

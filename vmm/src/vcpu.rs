@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use abi::vcpu_page::{VcpuPage, state};
-use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs};
+use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_HALTED, kvm_regs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::config::PlantedFault;
@@ -67,8 +67,17 @@ impl Vcpu {
                 break;
             }
         }
-        Place::Guest {
-            rip: self.registers().rip,
+        self.place()
+    }
+
+    /// Where it was when it was told to stop, other than asleep in [`park`](Self::park).
+    fn place(&self) -> Place {
+        match self.fd.get_mp_state() {
+            // With `Kick::Kvm`, HLT is KVM's affair.
+            Ok(state) if state.mp_state == KVM_MP_STATE_HALTED => Place::Halted,
+            _ => Place::Guest {
+                rip: self.registers().rip,
+            },
         }
     }
 
@@ -90,7 +99,7 @@ impl Vcpu {
             latch.clear();
         }
         self.set_preempted(1);
-        let wake = latch.park(&self.machine.stop);
+        let wake = latch.park(&self.machine.stop, self.machine.halt_poll);
         self.set_preempted(0);
         wake
     }

@@ -11,10 +11,9 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_userspace_memory_region}
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::signal::Killable;
 
-use crate::config::{Config, Ring};
+use crate::config::{Config, Kick, Ring};
 use crate::control;
 use crate::error::Error;
-use crate::exit_stats::ExitStats;
 use crate::host;
 use crate::kernel::Kernel;
 use crate::layout::{BOOT_INFO, Layout};
@@ -22,6 +21,7 @@ use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
 use crate::probe::{self, Ring0};
+use crate::transport::Transport;
 use crate::vcpu::{Place, Vcpu};
 use crate::{Io, affinity, diagnosis, page_tables, registers, signal};
 
@@ -32,16 +32,24 @@ const GRACE: Duration = Duration::from_secs(10);
 /// VM before the memory that KVM maps.
 pub(crate) struct Vm {
     vcpus: Vec<VcpuFd>,
-    _vm: VmFd,
+    fd: VmFd,
     memory: GuestMemory,
     layout: Layout,
     cr3: u64,
     tsc_khz: u64,
+    /// How the guest has to kick: one of [`abi::kick`]'s values.
+    kick: u32,
 }
 
 impl Vm {
-    /// Creates a VM for `kernel` and maps its memory; the kernel is not loaded yet.
-    pub(crate) fn create(memory: u64, vcpus: u32, kernel: &Kernel) -> Result<Self, Error> {
+    /// Creates a VM for `kernel`, in which kicks travel by `transport`, and maps its memory; the kernel is not
+    /// loaded yet.
+    pub(crate) fn create(
+        memory: u64,
+        vcpus: u32,
+        kernel: &Kernel,
+        transport: &Transport,
+    ) -> Result<Self, Error> {
         let kvm = host::open_kvm()?;
         let most = kvm.get_max_vcpus();
         if vcpus == 0 || vcpus as usize > most {
@@ -73,13 +81,16 @@ impl Vm {
             // first `Vm` owns both, then every vCPU's thread holds the `Machine` that owns the memory.
             unsafe { vm.set_user_memory_region(region) }.map_err(fail("map guest memory"))?;
         }
-        let cpuid = kvm
+        transport.set_up_vm(&vm)?;
+        let mut cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(fail("tell its CPUID"))?;
+        let kick = transport.set_up_cpuid(&mut cpuid)?;
         let mut fds = Vec::new();
         for index in 0..vcpus {
             let fd = vm.create_vcpu(index.into()).map_err(fail("create a vCPU"))?;
             registers::set_cpuid(&fd, &cpuid, index)?;
+            transport.set_up_vcpu(&fd)?;
             fds.push(fd);
         }
         let tsc_khz = fds[0]
@@ -88,11 +99,12 @@ impl Vm {
             .into();
         Ok(Self {
             vcpus: fds,
-            _vm: vm,
+            fd: vm,
             memory,
             layout,
             cr3,
             tsc_khz,
+            kick,
         })
     }
 
@@ -114,7 +126,7 @@ impl Vm {
             version: abi::VERSION,
             ring: ring as u32,
             vcpus: config.vcpus,
-            reserved: 0,
+            kick: self.kick,
             tsc_khz: self.tsc_khz,
             vcpu_pages: self.layout.vcpu_pages,
             report: self.layout.report,
@@ -147,7 +159,8 @@ impl Vm {
 pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, Error> {
     let begun = Instant::now();
     affinity::check(&config.pcpus)?;
-    let mut vm = Vm::create(config.memory, config.vcpus, kernel)?;
+    let transport = Transport::of(config);
+    let mut vm = Vm::create(config.memory, config.vcpus, kernel, &transport)?;
     let ring = match config.guest_ring {
         Some(Ring::Three) => Ring::Three,
         asked => {
@@ -160,6 +173,12 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
             best
         }
     };
+    if (config.kick, ring) == (Kick::Kvm, Ring::Three) {
+        return Err(Error::Host(
+            "KVM takes kicks of its own from ring 0 only, and here guests run in ring 3: give --kick pio or ioeventfd"
+                .into(),
+        ));
+    }
     vm.load(kernel, ring, config)?;
 
     let system = |error: io::Error| {
@@ -169,22 +188,15 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     };
     let Vm {
         vcpus,
-        _vm: vm_fd,
+        fd: vm_fd,
         memory,
         layout,
         tsc_khz,
         ..
     } = vm;
-    let exit_stats = ExitStats::new(config.vcpus, config.exit_stats);
-    let machine = Machine::new(
-        memory,
-        layout,
-        config.vcpus,
-        io.console,
-        exit_stats,
-        config.planted_fault,
-    );
-    let machine = Arc::new(machine.map_err(system)?);
+    let machine = Machine::new(memory, layout, config, io.console).map_err(system)?;
+    transport.bind(&vm_fd, &machine.latches)?;
+    let machine = Arc::new(machine);
     signal::install_handler().map_err(system)?;
     let setup = begun.elapsed();
     let threads = Threads::start(vcpus, &machine, config).map_err(system)?;

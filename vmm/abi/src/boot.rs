@@ -67,8 +67,8 @@ pub struct BootInfo {
     pub ring: u32,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
+    /// How to kick: one of [`kick`](crate::kick)'s values.
+    pub kick: u32,
     /// Frequency of the TSC in kHz.
     pub tsc_khz: u64,
     /// One [`VcpuPage`](crate::vcpu_page::VcpuPage) per vCPU, in order.
@@ -84,7 +84,7 @@ pub struct BootInfo {
     pub run: RunConfig,
 }
 
-assert_layout!(BootInfo, size 208, ring at 12, tsc_khz at 24, vcpu_pages at 32, report at 48, cpu_areas at 64,
+assert_layout!(BootInfo, size 208, ring at 12, kick at 20, tsc_khz at 24, vcpu_pages at 32, report at 48, cpu_areas at 64,
     memory at 80, run at 144);
 
 // SAFETY: integers only, `#[repr(C)]`, and the asserted size is the sum of the fields' sizes.

@@ -6,6 +6,7 @@
 //! | module | what it fixes |
 //! |---|---|
 //! | [`port`] | the hypercalls (one 32-bit `out` each) and the console |
+//! | [`kick`] | which way the guest has to send its kicks |
 //! | [`boot`] | the registers and the [`boot::BootInfo`] a vCPU starts with |
 //! | [`config`] | what the guest is asked to do: lock, workload, times |
 //! | [`vcpu_page`] | the page each vCPU shares with the VMM while it runs |
@@ -20,6 +21,7 @@
 pub mod boot;
 pub mod config;
 pub mod histogram;
+pub mod kick;
 pub mod note;
 pub mod port;
 pub mod report;

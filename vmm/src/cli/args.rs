@@ -69,6 +69,15 @@ pub(super) struct RunArgs {
     /// How long a waiter spins before it halts; auto is what a wake-up costs [default: the lock's own choice]
     #[arg(long, value_name = "auto|D", value_parser = parse_spin, allow_hyphen_values = true)]
     pub(super) spin: Option<Spin>,
+    /// How kicks travel: pio (an exit to the VMM), ioeventfd (KVM wakes for the VMM) or kvm (KVM's own)
+    #[arg(long, value_enum, value_name = "pio|ioeventfd|kvm", hide_possible_values = true, default_value_t = KickName::Pio)]
+    pub(super) kick: KickName,
+    /// How long a vCPU that halts polls for a kick before it sleeps, while nobody else wants its CPU
+    #[arg(long, value_name = "D", value_parser = parse_duration, allow_hyphen_values = true, default_value = "0")]
+    pub(super) halt_poll: Duration,
+    /// A vCPU that kicks another offers its CPU to who waits for it; with --kick pio (KVM's own kicks always do)
+    #[arg(long)]
+    pub(super) yield_on_kick: bool,
     /// Hand-offs of the ping-pong; 0 for as many as fit into the duration
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) rounds: u64,
@@ -127,6 +136,15 @@ pub(super) struct GuestArgs {
 pub(super) enum Format {
     Table,
     Json,
+}
+
+/// Values of `--kick`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum KickName {
+    Pio,
+    #[value(name = "ioeventfd")]
+    IoEventFd,
+    Kvm,
 }
 
 /// Values of `--guest-ring`.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use abi::config::{LockKind, Workload};
+use abi::config::Workload;
 
-use crate::cli::args::{GuestArgs, GuestRing, RunArgs};
-use crate::config::{Config, Ring, Spin};
+use crate::cli::args::{GuestArgs, GuestRing, KickName, RunArgs};
+use crate::config::{Config, Kick, Ring, Spin};
 use crate::error::Error;
 use crate::host::{self, Facts};
 use crate::units::counted;
@@ -60,7 +60,7 @@ impl GuestArgs {
                 .unwrap_or(DEFAULT_MEMORY.max(u64::from(vcpus) * MEMORY_PER_VCPU)),
             guest_ring: self.guest_ring.into(),
             timeout: self.timeout.unwrap_or(default_timeout),
-            ..idle()
+            ..Config::default()
         };
         Ok((config, facts))
     }
@@ -73,6 +73,13 @@ impl RunArgs {
     ///
     /// As those of [`GuestArgs::config`].
     pub(super) fn configs(&self) -> Result<(Vec<Config>, Facts), Error> {
+        if self.yield_on_kick && self.kick != KickName::Pio {
+            return Err(Error::Usage(
+                "--yield-on-kick is for --kick pio: the VMM does not see the kicks of ioeventfd, and KVM's own yield \
+                 anyway; leave it out"
+                    .into(),
+            ));
+        }
         let (base, facts) = self.guest.config(self.duration + TIMEOUT_MARGIN)?;
         let locks = match self.workload {
             Workload::Lock => self.lock.len(),
@@ -85,6 +92,9 @@ impl RunArgs {
             hold: self.hold,
             think: self.think,
             spin: self.spin.unwrap_or(Spin::Default),
+            kick: self.kick.into(),
+            halt_poll: self.halt_poll,
+            yield_on_kick: self.yield_on_kick,
             rounds: self.rounds,
             seed: self.seed,
             exit_stats: self.stats,
@@ -94,25 +104,13 @@ impl RunArgs {
     }
 }
 
-/// A guest of one vCPU that boots and ends.
-pub(super) fn idle() -> Config {
-    Config {
-        vcpus: 1,
-        pcpus: Vec::new(),
-        pin: false,
-        memory: 64 << 20,
-        guest_ring: None,
-        workload: Workload::Idle,
-        lock: LockKind::PvQSpinlock,
-        duration: Duration::ZERO,
-        hold: Duration::ZERO,
-        think: Duration::ZERO,
-        spin: Spin::Default,
-        rounds: 0,
-        seed: 1,
-        timeout: TIMEOUT_MARGIN,
-        exit_stats: false,
-        planted_fault: None,
+impl From<KickName> for Kick {
+    fn from(name: KickName) -> Self {
+        match name {
+            KickName::Pio => Self::Pio,
+            KickName::IoEventFd => Self::IoEventFd,
+            KickName::Kvm => Self::Kvm,
+        }
     }
 }
 

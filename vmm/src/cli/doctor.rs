@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use abi::config::Workload;
 
-use crate::cli::configs::idle;
 use crate::cli::failure::Failure;
 use crate::cli::signals::Signals;
 use crate::cli::summary::{per_hand_off, vcpus_on_cpus};
@@ -64,7 +63,7 @@ fn describe(facts: &Facts, cpus: usize) -> Vec<Line> {
 fn try_launch(cpus: &[usize], signals: &Signals) -> Result<Line, Failure> {
     let config = Config {
         pcpus: cpus.to_vec(),
-        ..idle()
+        ..Config::default()
     };
     let start = Instant::now();
     let run = completed(&config, signals)?;
@@ -86,7 +85,7 @@ fn try_hand_offs(cpus: &[usize], signals: &Signals) -> Result<Line, Failure> {
         pcpus,
         workload: Workload::PingPong,
         duration: HAND_OFFS,
-        ..idle()
+        ..Config::default()
     };
     let run = completed(&config, signals)?;
     let each = per_hand_off(&run).ok_or_else(|| cannot_run(&run, "no vCPU woke another"))?;

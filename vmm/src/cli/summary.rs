@@ -60,7 +60,7 @@ fn header(host: &Host, run: &Run) -> String {
         workload => workload.name().to_owned(),
     };
     format!(
-        "Host   {kvm}; TSC {}; Linux {}\nGuest  ring {}, {} (overcommit {}){}, {}\nLoad   {load}\n",
+        "Host   {kvm}; TSC {}; Linux {}\nGuest  ring {}, {} (overcommit {}){}, {}; {}\nLoad   {load}\n",
         frequency(host.tsc_khz),
         host.kernel,
         host.guest_ring,
@@ -68,7 +68,20 @@ fn header(host: &Host, run: &Run) -> String {
         ratio(f64::from(run.vcpus) / run.pcpus as f64),
         if run.pinned { ", each bound to one" } else { "" },
         size(run.memory),
+        kicks(run),
     )
+}
+
+/// `kicks by pio`, and what is done beside.
+fn kicks(run: &Run) -> String {
+    let mut text = format!("kicks by {}", run.kick);
+    if run.yield_on_kick {
+        text += ", which yield";
+    }
+    if run.halt_poll_ns > 0 {
+        text += &format!("; halts poll for {}", time(run.halt_poll_ns));
+    }
+    text
 }
 
 fn locks(runs: &[Run]) -> String {

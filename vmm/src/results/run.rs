@@ -31,6 +31,10 @@ pub struct Run {
     pub memory: u64,
     /// How vCPUs were kicked.
     pub kick: &'static str,
+    /// How long a vCPU that halted polled, at most, before it slept.
+    pub halt_poll_ns: u64,
+    /// Whether a vCPU that kicked offered its CPU to others.
+    pub yield_on_kick: bool,
     /// How long the workload was to be repeated.
     pub duration_ns: u64,
     /// Length of a critical section.
@@ -135,7 +139,9 @@ impl Run {
             pcpus: config.pcpus.len(),
             pinned: config.pin,
             memory: config.memory,
-            kick: "pio",
+            kick: config.kick.name(),
+            halt_poll_ns: nanos(config.halt_poll),
+            yield_on_kick: config.yield_on_kick,
             duration_ns: nanos(config.duration),
             hold_ns: nanos(config.hold),
             think_ns: nanos(config.think),

@@ -7,7 +7,7 @@ use abi::report::{EVENTS, Report, VcpuReport};
 use pvlock::Event;
 
 use super::*;
-use crate::config::{Config, Spin};
+use crate::config::Config;
 use crate::host::Ring0;
 use crate::outcome::{Ended, GuestReport, HostTime, Outcome};
 
@@ -15,20 +15,12 @@ fn config(workload: Workload) -> Config {
     Config {
         vcpus: 2,
         pcpus: vec![0],
-        pin: false,
-        memory: 64 << 20,
-        guest_ring: None,
         workload,
         lock: LockKind::QSpinlock,
         duration: Duration::from_secs(2),
         hold: Duration::from_nanos(100),
         think: Duration::from_nanos(200),
-        spin: Spin::Default,
-        rounds: 0,
-        seed: 1,
-        timeout: Duration::from_secs(32),
-        exit_stats: false,
-        planted_fault: None,
+        ..Config::default()
     }
 }
 
@@ -138,10 +130,10 @@ fn json_fields_keep_their_names() {
     ];
     assert_eq!(keys(&json["host"]), BTreeSet::from(host));
     let run = &json["runs"][0];
-    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit exits halted_ns halts held_ns \
-                 hold_ns jain_index kick kicks lock longest_wait_ns memory natural_preemptions pcpus per_vcpu pinned \
+    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit exits halt_poll_ns \
+                 halted_ns halts held_ns hold_ns jain_index kick kicks lock longest_wait_ns memory natural_preemptions pcpus per_vcpu pinned \
                  preemptions rejected seed setup_ns spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns \
-                 throughput_per_sec vcpus wait_ns wake_cost_ns workload";
+                 throughput_per_sec vcpus wait_ns wake_cost_ns workload yield_on_kick";
     assert_eq!(keys(run), names.split_whitespace().collect());
     let percentiles = BTreeSet::from(["max", "p50", "p90", "p99", "p999"]);
     assert_eq!(keys(&run["wait_ns"]), percentiles);

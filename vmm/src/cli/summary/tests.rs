@@ -14,6 +14,8 @@ pub(in crate::cli) fn run(lock: LockKind, vcpus: u32, pcpus: usize, acquisitions
         pinned: false,
         memory: 64 << 20,
         kick: "pio",
+        halt_poll_ns: 0,
+        yield_on_kick: false,
         duration_ns: 1_000_000_000,
         hold_ns: 100,
         think_ns: 100,
@@ -100,7 +102,7 @@ fn a_table_has_a_row_for_each_lock() {
     let text = summary(&results(runs));
     let expected = "\
 Host   KVM emulates ring 0 (430 ns an instruction); TSC 2.45 GHz; Linux 6.18.5
-Guest  ring 3, 8 vCPUs on 2 CPUs (overcommit 4.00×), 64 MiB
+Guest  ring 3, 8 vCPUs on 2 CPUs (overcommit 4.00×), 64 MiB; kicks by pio
 Load   hold 100 ns, think 100 ns, 1 s for each lock
 
 lock         throughput  relative  wait p50   p99  p99.9    max  fairness  CPU used   halts  kicks  exclusion

@@ -1,0 +1,148 @@
+//! How a kick reaches a halted vCPU: through the VMM, past it, or inside KVM.
+//!
+//! | | a kick | a HLT | the latch |
+//! |---|---|---|---|
+//! | [`Kick::Pio`] | exits to the VMM, which adds to the eventfd | exits to the VMM, which waits for the eventfd | the eventfd |
+//! | [`Kick::IoEventFd`] | the same instruction; KVM adds to the eventfd | the same | the eventfd |
+//! | [`Kick::Kvm`] | KVM's hypercall, `KVM_HC_KICK_CPU` | stays in KVM | KVM's own, `pv_unhalted` |
+//!
+//! All three keep the same promise: a kick before a HLT ends it at once. With the first two it is `latch`'s to
+//! keep; KVM keeps it by testing and clearing its flag where it puts a halted vCPU to sleep, whether or not
+//! interrupts are on.
+
+use std::time::Duration;
+
+use abi::{kick, port};
+use kvm_bindings::{
+    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, KVM_MP_STATE_RUNNABLE,
+    kvm_enable_cap, kvm_mp_state,
+};
+use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use vmm_sys_util::errno;
+
+use crate::config::{Config, Kick, PlantedFault};
+use crate::error::Error;
+use crate::latch::Latch;
+
+/// KVM's CPUID leaf of paravirtual features, and the feature "kicks end HLTs" in its EAX.
+const FEATURES: u32 = 0x4000_0001;
+const PV_UNHALT: u32 = 1 << 7;
+
+/// Vendors, by the EBX of CPUID leaf 0, whose processors call their hypervisor with `vmmcall`: AMD, Hygon.
+const VMMCALL_VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+
+/// What a VM must be told of the way kicks travel in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Transport {
+    kick: Kick,
+    halt_poll: Duration,
+    /// A planted fault: KVM ignores the guest's kicks.
+    deaf: bool,
+}
+
+impl Transport {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            kick: config.kick,
+            halt_poll: config.halt_poll,
+            deaf: config.planted_fault == Some(PlantedFault::ForgetLatchedKicks),
+        }
+    }
+
+    /// Where HLTs are KVM's: gives `vm` local APICs, which is what makes them so, and says how long they may
+    /// poll. To be called before there are vCPUs.
+    pub(crate) fn set_up_vm(&self, vm: &VmFd) -> Result<(), Error> {
+        if self.kick != Kick::Kvm {
+            return Ok(());
+        }
+        // "Split": no other interrupt controllers, for which this machine has no use. No IOAPIC pins either.
+        enable(KVM_CAP_SPLIT_IRQCHIP, 0, |cap| vm.enable_cap(cap))?;
+        let nanos = u32::try_from(self.halt_poll.as_nanos()).unwrap_or(u32::MAX);
+        enable(KVM_CAP_HALT_POLL, nanos, |cap| vm.enable_cap(cap))
+    }
+
+    /// Makes `vcpu` one that runs when it is told to.
+    pub(crate) fn set_up_vcpu(&self, vcpu: &VcpuFd) -> Result<(), Error> {
+        if self.kick != Kick::Kvm {
+            return Ok(());
+        }
+        // With a local APIC all vCPUs but the first would wait for a start-up interrupt.
+        let state = kvm_mp_state {
+            mp_state: KVM_MP_STATE_RUNNABLE,
+        };
+        vcpu.set_mp_state(state).map_err(refused)?;
+        // KVM finds the target of a kick in a table of APIC ids, which it makes while a vCPU is created, so without
+        // that vCPU. A guest that turns its APIC on has it made anew; this one does not, so the same state is set
+        // once more.
+        let apic = vcpu.get_lapic().map_err(refused)?;
+        vcpu.set_lapic(&apic).map_err(refused)?;
+        if self.deaf {
+            enable(KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1, |cap| vcpu.enable_cap(cap))?;
+        }
+        Ok(())
+    }
+
+    /// Offers kicks that end HLTs in the guest's CPUID only where KVM keeps that promise; returns how the guest
+    /// has to kick, as [`abi::kick`] numbers it.
+    pub(crate) fn set_up_cpuid(&self, cpuid: &mut CpuId) -> Result<u32, Error> {
+        let mut way = kick::VMCALL;
+        let mut offered = false;
+        for entry in cpuid.as_mut_slice() {
+            match entry.function {
+                0 if VMMCALL_VENDORS.contains(&entry.ebx) => way = kick::VMMCALL,
+                FEATURES => {
+                    offered = entry.eax & PV_UNHALT != 0;
+                    if self.kick != Kick::Kvm || self.deaf {
+                        entry.eax &= !PV_UNHALT;
+                    }
+                }
+                _ => {}
+            }
+        }
+        match (self.kick, offered) {
+            (Kick::Kvm, true) => Ok(way),
+            (Kick::Kvm, false) => Err(Error::Host(
+                "this host's KVM does not offer halts that kicks end (PV_UNHALT): give --kick pio or ioeventfd".into(),
+            )),
+            _ => Ok(kick::PORT),
+        }
+    }
+
+    /// Where KVM is to add to the eventfds: tells it which to add to for which value that is written. A value
+    /// that has none still exits to the VMM.
+    pub(crate) fn bind(&self, vm: &VmFd, latches: &[Latch]) -> Result<(), Error> {
+        if self.kick != Kick::IoEventFd {
+            return Ok(());
+        }
+        for (index, latch) in (0u32..).zip(latches) {
+            vm.register_ioevent(latch.eventfd(), &IoEventAddress::Pio(port::KICK_CPU.into()), index)
+                .map_err(|error| {
+                    let vcpus = latches.len();
+                    Error::Host(format!(
+                        "KVM binds the kicks of {index} vCPUs to eventfds, but not those of {vcpus} ({error}): give \
+                         fewer vCPUs, or --kick pio"
+                    ))
+                })?;
+        }
+        Ok(())
+    }
+}
+
+fn enable(
+    cap: u32,
+    argument: u32,
+    call: impl Fn(&kvm_enable_cap) -> Result<(), errno::Error>,
+) -> Result<(), Error> {
+    call(&kvm_enable_cap {
+        cap,
+        args: [argument.into(), 0, 0, 0],
+        ..Default::default()
+    })
+    .map_err(refused)
+}
+
+fn refused(error: errno::Error) -> Error {
+    Error::Host(format!(
+        "this host's KVM does not handle kicks and halts itself ({error}): give --kick pio or ioeventfd"
+    ))
+}
