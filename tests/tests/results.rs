@@ -116,7 +116,21 @@ fn doctor_and_list_say_what_there_is() {
         let doctor = vmm(PROGRAM, "doctor");
         let text = String::from_utf8(doctor.stdout).unwrap();
         assert_eq!(doctor.status.code(), Some(0), "{text}");
-        assert!(text.contains("ring 0") && text.contains("hand-off"), "{text}");
+        assert!(text.contains("ring 0") && text.contains("launch"), "{text}");
+        // Measured, or refused with a reason.
+        for kick in ["pio", "ioeventfd", "kvm"] {
+            let row = text
+                .lines()
+                .find(|line| line.starts_with(&format!("kick by {kick} ")));
+            let measured = row.is_some_and(|row| row.contains("µs ("));
+            let refused = kick == "kvm" && text.contains("No kick by kvm: ");
+            assert!(measured || refused, "{kick}:\n{text}");
+        }
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with("eventfd between") && line.contains("s (")),
+            "{text}"
+        );
     }
 }
 

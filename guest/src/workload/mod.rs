@@ -1,5 +1,6 @@
 //! What the vCPUs do, all of them, from the first barrier to the last.
 
+mod costs;
 mod hostile;
 mod lock;
 mod ping_pong;
@@ -35,6 +36,7 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         Workload::Lock => lock::run(cpu, boot, lock),
         Workload::PingPong => ping_pong::run(cpu, boot),
         Workload::Idle => {}
+        Workload::Costs => costs::run(cpu, boot),
         _ => match hostile::evil(workload) {
             Some(evil) => evil(&mut hostile::Culprit::new(cpu, boot)),
             None => self_test::run(workload, cpu, boot),

@@ -3,8 +3,10 @@
 //!
 //! `--hold` and `--think` bound random delays before a hand-off and before a halt, so that kicks fall before,
 //! into and after the other side's way to its HLT.
+//!
+//! The time from a kick until its target runs is left where hold times go in the report.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
 use abi::config::{MOST_PAIRS, pairs};
@@ -19,12 +21,21 @@ use crate::{hypercall, report};
 
 /// A pair's token, on a cache line of its own.
 #[repr(align(128))]
-struct Token(AtomicU32);
+struct Token {
+    turn: AtomicU32,
+    /// TSC when it was handed over.
+    passed: AtomicU64,
+}
 
-/// The token says whose turn it is: 0 or 1 for the even or odd vCPU of the pair, or that the game is over.
+/// The turn is 0 or 1 for the even or odd vCPU of the pair, or that the game is over.
 const OVER: u32 = 2;
 
-static TOKENS: [Token; MOST_PAIRS as usize] = [const { Token(AtomicU32::new(0)) }; MOST_PAIRS as usize];
+static TOKENS: [Token; MOST_PAIRS as usize] = [const {
+    Token {
+        turn: AtomicU32::new(0),
+        passed: AtomicU64::new(0),
+    }
+}; MOST_PAIRS as usize];
 
 /// Plays until the time is up or, if a number of hand-offs was asked for, until the pairs together have made
 /// as many.
@@ -45,7 +56,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
             before_halt: clock::from_ns(boot, boot.run.think_ns),
         };
         play(
-            &TOKENS[pair as usize].0,
+            &TOKENS[pair as usize],
             cpu.index(),
             &limits,
             &mut Random::new(cpu, boot),
@@ -66,13 +77,14 @@ struct Limits {
     before_halt: u64,
 }
 
-fn play(token: &AtomicU32, index: u32, limits: &Limits, random: &mut Random, results: &mut VcpuReport) {
+fn play(token: &Token, index: u32, limits: &Limits, random: &mut Random, results: &mut VcpuReport) {
     let (me, other) = (index % 2, CpuId::new(index ^ 1));
     loop {
         let entered = clock::cycles();
+        let awake = results.halts;
         loop {
             // Acquire: pairs with the other side's release store below.
-            match token.load(Ordering::Acquire) {
+            match token.turn.load(Ordering::Acquire) {
                 OVER => return,
                 turn if turn == me => break,
                 // A kick from here on is latched, and ends this HLT at once.
@@ -83,12 +95,20 @@ fn play(token: &AtomicU32, index: u32, limits: &Limits, random: &mut Random, res
             }
         }
         let now = clock::cycles();
+        if results.halts > awake {
+            // Relaxed: written before the turn was.
+            let passed = token.passed.load(Ordering::Relaxed);
+            report::record(&mut results.held, now.saturating_sub(passed));
+        }
         report::record(&mut results.wait, now.saturating_sub(entered));
         results.longest_wait_cycles = results.longest_wait_cycles.max(now.saturating_sub(entered));
         random_delay(random, limits.before_hand_over);
         let over = now >= limits.deadline || limits.rounds != 0 && results.acquisitions == limits.rounds;
+        token.passed.store(clock::cycles(), Ordering::Relaxed);
         // Release: pairs with the acquire load above.
-        token.store(if over { OVER } else { 1 - me }, Ordering::Release);
+        token
+            .turn
+            .store(if over { OVER } else { 1 - me }, Ordering::Release);
         Pv::kick(other);
         results.kicks += 1;
         if over {

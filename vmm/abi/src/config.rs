@@ -51,6 +51,7 @@ named! {
         Lock = 0, "lock", "every vCPU repeats acquire, hold, release, think for --duration";
         PingPong = 1, "ping-pong", "pairs of vCPUs hand a token to and fro with halt and kick; counts hand-offs";
         Idle = 2, "idle", "boots, meets at the barrier and ends: what a launch costs";
+        Costs = 3, "costs", "vCPU 0 times exits to the VMM, and kicks that wake nobody";
         Panic = 16, "panic", "self-test: vCPU 0 panics";
         Fault = 17, "fault", "self-test: the last vCPU reads an unmapped address";
         StackOverflow = 18, "stack-overflow", "self-test: vCPU 0 recurses until it hits the guard page of its stack";

@@ -1,23 +1,20 @@
 //! `vmm doctor`: what this host offers to guests, and what it costs.
 
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
+mod costs;
+mod floor;
 
-use abi::config::Workload;
+use std::process::ExitCode;
+use std::time::Instant;
 
 use crate::cli::failure::Failure;
 use crate::cli::signals::Signals;
-use crate::cli::summary::{per_hand_off, vcpus_on_cpus};
 use crate::cli::{guest, output};
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::{self, Facts};
 use crate::results::Run;
 use crate::table::{self, Align};
-use crate::units::{count, counted, frequency, time};
-
-/// How long hand-offs are timed.
-const HAND_OFFS: Duration = Duration::from_millis(500);
+use crate::units::{counted, frequency, time};
 
 /// A line of the report: what, and how it is here.
 type Line = Vec<String>;
@@ -30,11 +27,11 @@ pub(super) fn doctor() -> Result<ExitCode, Failure> {
     let mut lines = describe(&facts, cpus.len());
     let tried = try_launch(&cpus, &signals).and_then(|launch| {
         lines.push(launch);
-        lines.push(try_hand_offs(&cpus, &signals)?);
-        Ok(())
+        costs::measure(&cpus, &signals)
     });
     output::print(&table::render(&[Align::Left, Align::Left], &lines))?;
-    tried.map(|()| ExitCode::SUCCESS)
+    output::print(&tried?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn line(what: &str, how: String) -> Line {
@@ -74,27 +71,6 @@ fn try_launch(cpus: &[usize], signals: &Signals) -> Result<Line, Failure> {
             "{} until the guest runs, {} until it has ended",
             time(run.setup_ns),
             time(whole)
-        ),
-    ))
-}
-
-fn try_hand_offs(cpus: &[usize], signals: &Signals) -> Result<Line, Failure> {
-    let pcpus = cpus.iter().copied().take(2).collect();
-    let config = Config {
-        vcpus: 2,
-        pcpus,
-        workload: Workload::PingPong,
-        duration: HAND_OFFS,
-        ..Config::default()
-    };
-    let run = completed(&config, signals)?;
-    let each = per_hand_off(&run).ok_or_else(|| cannot_run(&run, "no vCPU woke another"))?;
-    let (all, place) = (count(run.measured.acquisitions), vcpus_on_cpus(&run));
-    Ok(line(
-        "hand-off",
-        format!(
-            "{} to halt, be kicked and wake up (mean of {all}, {place})",
-            time(each)
         ),
     ))
 }

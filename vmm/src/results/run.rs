@@ -94,9 +94,9 @@ pub struct Measured {
     pub jain_index: f64,
     /// The longest wait for the lock.
     pub longest_wait_ns: u64,
-    /// Waits for the lock.
+    /// Waits for the lock, or for the token of the ping-pong; or what exits to the VMM cost.
     pub wait_ns: Percentiles,
-    /// Times it was held.
+    /// Times it was held; or those from a kick of the ping-pong until its target ran; or what kicks cost.
     pub held_ns: Percentiles,
     /// Time in the slow paths of locks, less that asleep.
     pub spin_ns: u64,

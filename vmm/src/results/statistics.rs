@@ -61,6 +61,8 @@ pub(super) fn jain_index(shares: &[u64]) -> f64 {
 /// Percentiles of a distribution of times, in nanoseconds; all 0 if it is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Percentiles {
+    /// 10 % of the values are no larger.
+    pub p10: u64,
     /// Half of the values are no larger.
     pub p50: u64,
     /// 90 % of the values are no larger.
@@ -101,8 +103,10 @@ impl Percentiles {
             });
             clock.ns(bucket.map_or(0, midpoint).min(max))
         };
-        let (p50, p90, p99, p999) = (quantile(500), quantile(900), quantile(990), quantile(999));
+        let (p10, p50, p90) = (quantile(100), quantile(500), quantile(900));
+        let (p99, p999) = (quantile(990), quantile(999));
         Self {
+            p10,
             p50,
             p90,
             p99,
@@ -166,6 +170,7 @@ mod tests {
         assert_eq!(
             percentiles,
             Percentiles {
+                p10: 1,
                 p50: 5,
                 p90: 9,
                 p99: 10,
@@ -177,6 +182,7 @@ mod tests {
         assert_eq!(
             one,
             Percentiles {
+                p10: 7,
                 p50: 7,
                 p90: 7,
                 p99: 7,
@@ -197,6 +203,7 @@ mod tests {
         assert_eq!(
             percentiles,
             Percentiles {
+                p10: 1025,
                 p50: 1025,
                 p90: 1025,
                 p99: 1025,
@@ -209,6 +216,7 @@ mod tests {
         assert_eq!(
             p,
             Percentiles {
+                p10: 99,
                 p50: 99,
                 p90: 99,
                 p99: 99,

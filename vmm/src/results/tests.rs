@@ -135,7 +135,7 @@ fn json_fields_keep_their_names() {
                  preemptions rejected seed setup_ns spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns \
                  throughput_per_sec vcpus wait_ns wake_cost_ns workload yield_on_kick";
     assert_eq!(keys(run), names.split_whitespace().collect());
-    let percentiles = BTreeSet::from(["max", "p50", "p90", "p99", "p999"]);
+    let percentiles = BTreeSet::from(["max", "p10", "p50", "p90", "p99", "p999"]);
     assert_eq!(keys(&run["wait_ns"]), percentiles);
     assert_eq!(keys(&run["held_ns"]), percentiles);
     assert_eq!(

@@ -36,6 +36,7 @@ pub(in crate::cli) fn run(lock: LockKind, vcpus: u32, pcpus: usize, acquisitions
             throughput_per_sec: acquisitions as f64,
             jain_index: 0.999,
             wait_ns: Percentiles {
+                p10: 30,
                 p50: 900,
                 p90: 1_000,
                 p99: 1_000_000,
