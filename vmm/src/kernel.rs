@@ -79,7 +79,7 @@ impl Kernel {
     }
 
     /// Checks and takes apart an ELF file.
-    fn parse(file: Cow<'static, [u8]>) -> Result<Self, String> {
+    pub(crate) fn parse(file: Cow<'static, [u8]>) -> Result<Self, String> {
         let elf =
             ElfBytes::<LittleEndian>::minimal_parse(&file).map_err(|_| "it is not a 64-bit ELF file")?;
         if elf.ehdr.e_machine != EM_X86_64 {
@@ -142,6 +142,12 @@ impl Kernel {
             segments,
             symbols,
         })
+    }
+
+    /// The file's bytes.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn file(&self) -> &[u8] {
+        &self.file
     }
 
     /// Where vCPUs start.

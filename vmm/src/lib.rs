@@ -20,6 +20,7 @@
 //! | `probe`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
 //! | `diagnosis` | why a run ended, in words |
 //! | [`results`] | what was measured, in the units people and programs read |
+//! | `fuzz` | functions for a fuzzer to call (feature `fuzz`) |
 //! | [`cli`], `units`, `table` | the `vmm` program: arguments, tables, JSON |
 //!
 //! **A hostile guest.** Everything a guest can choose, it chooses through a port access (`hypercall`), a shared page or
@@ -36,6 +37,8 @@ mod control;
 mod diagnosis;
 pub mod error;
 pub mod exit_stats;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod host;
 mod host_time;
 mod hypercall;

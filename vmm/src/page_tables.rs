@@ -147,27 +147,28 @@ fn write_level(
     Ok(pointers)
 }
 
+/// What the processor would find for `address`: the frame's address and the leaf entry.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn walk(memory: &GuestMemory, cr3: u64, address: u64) -> Option<(u64, u64)> {
+    let mut table = cr3;
+    for shift in [39, 30, 21, 12] {
+        let slot = table + 8 * (address >> shift & 511);
+        let entry: u64 = memory.load_hint(slot);
+        if entry & bit::PRESENT == 0 {
+            return None;
+        }
+        let target = entry & 0x000f_ffff_ffff_f000;
+        if shift == 12 || entry & bit::LARGE != 0 {
+            return Some((target, entry));
+        }
+        table = target;
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What the processor would find for `address`: the frame's address and the leaf entry.
-    fn walk(memory: &GuestMemory, cr3: u64, address: u64) -> Option<(u64, u64)> {
-        let mut table = cr3;
-        for shift in [39, 30, 21, 12] {
-            let slot = table + 8 * (address >> shift & 511);
-            let entry: u64 = memory.load_hint(slot);
-            if entry & bit::PRESENT == 0 {
-                return None;
-            }
-            let target = entry & 0x000f_ffff_ffff_f000;
-            if shift == 12 || entry & bit::LARGE != 0 {
-                return Some((target, entry));
-            }
-            table = target;
-        }
-        None
-    }
 
     #[test]
     fn maps_one_to_one_with_the_right_access_and_leaves_guards_out() {

@@ -34,7 +34,7 @@ impl Tail {
     }
 
     /// Its lines, with everything escaped that could do something to a terminal.
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let mut kept = self.kept();
         let mut lines = Vec::new();
         if kept.dropped {

@@ -9,6 +9,7 @@
 //! | `output` | where results go |
 //! | `guest` | launching a guest of which only the result is to be seen |
 //! | `console`, `progress` | what is seen of it meanwhile |
+//! | `fuzz` | fuzz targets of all that |
 //! | `signals` | how it is stopped |
 //! | `failure` | how it fails: messages and exit codes |
 
@@ -19,6 +20,8 @@ mod console;
 mod doctor;
 mod exits;
 mod failure;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod guest;
 mod list;
 mod output;
