@@ -27,7 +27,8 @@ struct Ending {
     peak_mib: u64,
 }
 
-/// Runs the program; kills it if it has not ended by `deadline`.
+/// Runs the program, and waits in a way that tells its memory; kills it if it has not ended by `deadline`.
+#[expect(clippy::zombie_processes, reason = "wait4 waits for it")]
 fn watch(arguments: &str, deadline: Duration) -> Ending {
     let mut child = command(PROGRAM)
         .args(arguments.split_whitespace())

@@ -174,7 +174,7 @@ fn end(machine: Machine, kernel: &Kernel, cause: Cause) {
     ];
     let crash = Cause::Crash(Crash {
         vcpu: 1,
-        shutdown: garbage % 2 == 0,
+        shutdown: garbage & 1 == 0,
         what: "did it".into(),
         registers: kvm_regs {
             rip: garbage,

@@ -29,9 +29,11 @@ pub(super) fn pages(culprit: &mut Culprit) {
             _ => culprit.random.next(),
         });
     };
-    shared.map(&mut garbage);
+    shared.into_iter().for_each(&mut garbage);
     while !culprit.cpu.is_first() {
-        shared.map(|region| raw::fill(region.base, region.len / 8, |_| culprit.random.next()));
+        for region in shared {
+            raw::fill(region.base, region.len / 8, |_| culprit.random.next());
+        }
     }
     let info = Region {
         base: culprit.boot as *const _ as u64,
@@ -78,7 +80,7 @@ pub(super) fn mmio(culprit: &mut Culprit) {
         1 => 1 << 39,
         _ => HOLE,
     };
-    raw::fill(directory, 512, |i| nothing + i * LARGE_PAGE | PRESENT | LARGE);
+    raw::fill(directory, 512, |i| (nothing + i * LARGE_PAGE) | PRESENT | LARGE);
     let pointers = raw::peek(top()) & ADDRESS;
     raw::poke(pointers + 8 * (HOLE >> 30), directory | PRESENT);
     // And the page after the end of memory, which is aligned unless the user wants it otherwise.
