@@ -27,7 +27,7 @@
 //! the report it leaves. Port arguments are checked where they are used and counted when refused; memory is read through
 //! vm-memory, at addresses that `layout` chose, never at the guest's; numbers in the report are only ever added,
 //! compared and printed. What it prints waits in a bounded queue; of that, what appears in
-//! messages is escaped.
+//! messages is escaped. `tests/tests/hostile.rs` lets guests try, and `fuzz` has functions for a fuzzer to try.
 
 mod affinity;
 pub mod cli;
