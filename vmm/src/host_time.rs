@@ -1,18 +1,29 @@
 //! What the host did with the vCPU threads, from its own books in `/proc`.
+//!
+//! The measurement begins and ends at the guest's word, on a vCPU's thread, which may open no files
+//! ([`sandbox`](crate::sandbox)). So every thread opens its books when it starts; they are read again and again.
 
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use libc::pid_t;
-
 use crate::outcome::HostTime;
+
+/// More than a thread's `status` has; what is looked for in it comes last.
+const LONGEST: usize = 16 << 10;
 
 /// The threads to account for, and what their books said when the measurement began.
 #[derive(Default)]
 pub(crate) struct Accounts {
-    threads: Mutex<Vec<pid_t>>,
+    threads: Mutex<Vec<Books>>,
     edges: Mutex<Edges>,
+}
+
+/// A thread's books; `None` where the host does not show them.
+struct Books {
+    schedstat: Option<File>,
+    status: Option<File>,
 }
 
 #[derive(Default)]
@@ -24,12 +35,11 @@ struct Edges {
 impl Accounts {
     /// Adds the calling thread.
     pub(crate) fn add_this_thread(&self) {
-        // SAFETY: has no preconditions.
-        let id = unsafe { libc::gettid() };
+        let books = Books::of_this_thread();
         self.threads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(id);
+            .push(books);
     }
 
     /// The measurement begins. Returns false, and does nothing, if it has begun before: reading the books of
@@ -61,7 +71,7 @@ impl Accounts {
     /// The sum of the threads' books at this moment.
     fn read(&self) -> HostTime {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        threads.iter().map(|thread| read_thread(*thread)).fold(
+        threads.iter().map(Books::read).fold(
             HostTime {
                 steal: Some(Duration::ZERO),
                 preemptions: Some(0),
@@ -90,25 +100,41 @@ fn difference(begin: HostTime, end: HostTime) -> HostTime {
     }
 }
 
-/// One thread's CPU time and run-queue delay (`schedstat`) and involuntary context switches (`status`).
-fn read_thread(thread: pid_t) -> HostTime {
-    let file =
-        |name: &str| fs::read_to_string(format!("/proc/self/task/{thread}/{name}")).unwrap_or_default();
-    let schedstat = file("schedstat");
-    let mut fields = schedstat
-        .split_ascii_whitespace()
-        .map(|field| field.parse().map(Duration::from_nanos));
-    let cpu = fields.next().and_then(Result::ok);
-    let steal = fields.next().and_then(Result::ok);
-    let preemptions = file("status")
-        .lines()
-        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"))
-        .and_then(|count| count.trim().parse().ok());
-    HostTime {
-        cpu: cpu.unwrap_or_default(),
-        steal,
-        preemptions,
+impl Books {
+    fn of_this_thread() -> Self {
+        let open = |name: &str| File::open(format!("/proc/thread-self/{name}")).ok();
+        Self {
+            schedstat: open("schedstat"),
+            status: open("status"),
+        }
     }
+
+    /// The thread's CPU time and run-queue delay (`schedstat`) and involuntary context switches (`status`).
+    fn read(&self) -> HostTime {
+        let schedstat = text(self.schedstat.as_ref());
+        let mut fields = schedstat
+            .split_ascii_whitespace()
+            .map(|field| field.parse().map(Duration::from_nanos));
+        let cpu = fields.next().and_then(Result::ok);
+        let steal = fields.next().and_then(Result::ok);
+        let preemptions = text(self.status.as_ref())
+            .lines()
+            .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"))
+            .and_then(|count| count.trim().parse().ok());
+        HostTime {
+            cpu: cpu.unwrap_or_default(),
+            steal,
+            preemptions,
+        }
+    }
+}
+
+/// All of a file of `/proc`: one read gives a consistent whole.
+fn text(file: Option<&File>) -> String {
+    let mut buffer = vec![0; LONGEST];
+    let read = file.and_then(|file| file.read_at(&mut buffer, 0).ok());
+    buffer.truncate(read.unwrap_or_default());
+    String::from_utf8_lossy(&buffer).into_owned()
 }
 
 #[cfg(test)]
