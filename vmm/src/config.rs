@@ -90,6 +90,8 @@ pub struct Config {
     pub timeout: Duration,
     /// Whether to count the vCPUs' exits and time them.
     pub exit_stats: bool,
+    /// Confines the threads of the launch ([`sandbox`](crate::sandbox)).
+    pub sandbox: bool,
     /// A fault to plant in the VMM, to show that a check catches it.
     pub planted_fault: Option<PlantedFault>,
 }
@@ -104,6 +106,8 @@ pub enum PlantedFault {
     HoardRefusals,
     /// A request that is to be refused makes the VMM panic.
     PanicAtRefusal,
+    /// A vCPU's thread makes this system call, with these first arguments, before it runs the guest.
+    SystemCall(i64, [u64; 3]),
 }
 
 /// A guest of one vCPU, on any of the CPUs that the process may use, that boots and ends.
@@ -129,6 +133,7 @@ impl Default for Config {
             seed: 1,
             timeout: Duration::from_secs(30),
             exit_stats: false,
+            sandbox: true,
             planted_fault: None,
         }
     }

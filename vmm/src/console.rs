@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::output::Output;
+use crate::sandbox::Sandbox;
 use abi::port;
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
@@ -62,10 +63,10 @@ impl Write for Queued {
 
 impl Console {
     /// A console whose output goes to `out`.
-    pub(crate) fn new(out: Box<dyn Write + Send>) -> io::Result<Self> {
+    pub(crate) fn new(out: Box<dyn Write + Send>, sandbox: &Sandbox) -> io::Result<Self> {
         let room = EventFd::new(EFD_NONBLOCK)?;
         let events = InputRead(room.try_clone()?);
-        let output = Arc::new(Output::start(out)?);
+        let output = Arc::new(Output::start(out, sandbox)?);
         Ok(Self {
             serial: Mutex::new(Serial::with_events(NoInterrupt, events, Queued(output.clone()))),
             output,
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn remembers_the_last_word() {
-        let console = Console::new(Box::new(io::sink())).unwrap();
+        let console = Console::new(Box::new(io::sink()), &Sandbox::default()).unwrap();
         assert_eq!(console.last_word(), None);
         for byte in "noise\n"
             .repeat(10_000)

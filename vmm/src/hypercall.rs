@@ -84,6 +84,7 @@ mod tests {
     use crate::kernel::Kernel;
     use crate::layout::Layout;
     use crate::memory::GuestMemory;
+    use crate::sandbox::Sandbox;
 
     fn machine(vcpus: u32) -> Machine {
         let layout = Layout::new(16 << 20, vcpus, Kernel::embedded().end()).unwrap();
@@ -92,7 +93,14 @@ mod tests {
             vcpus,
             ..Config::default()
         };
-        Machine::new(memory, layout, &config, Box::new(io::sink())).unwrap()
+        Machine::new(
+            memory,
+            layout,
+            &config,
+            Box::new(io::sink()),
+            Sandbox::new(false).unwrap(),
+        )
+        .unwrap()
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | `layout`, `memory`, `page_tables`, `registers` | the machine a vCPU finds when it starts |
 //! | `kernel` | guest images: the embedded one, files, symbols |
 //! | `probe`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
+//! | [`sandbox`] | what a thread may ask of the host's kernel, and which files the process may use |
 //! | `diagnosis` | why a run ended, in words |
 //! | [`results`] | what was measured, in the units people and programs read |
 //! | `fuzz` | functions for a fuzzer to call (feature `fuzz`) |
@@ -27,7 +28,8 @@
 //! the report it leaves. Port arguments are checked where they are used and counted when refused; memory is read through
 //! vm-memory, at addresses that `layout` chose, never at the guest's; numbers in the report are only ever added,
 //! compared and printed. What it prints waits in a bounded queue; of that, what appears in
-//! messages is escaped. `tests/tests/hostile.rs` lets guests try, and `fuzz` has functions for a fuzzer to try.
+//! messages is escaped. And should all of that fail, the thread that runs it can do little ([`sandbox`]).
+//! `tests/tests/hostile.rs` lets guests try, and `fuzz` has functions for a fuzzer to try.
 
 mod affinity;
 pub mod cli;
@@ -53,6 +55,7 @@ mod page_tables;
 mod probe;
 mod registers;
 pub mod results;
+pub mod sandbox;
 mod signal;
 mod table;
 mod transport;
@@ -74,7 +77,8 @@ pub struct Io<'a> {
     /// When this becomes readable, the guest is stopped. Never read: one descriptor stops every later launch
     /// as well.
     pub stop: Option<BorrowedFd<'a>>,
-    /// Where the guest's console output goes. Called on vCPU threads; a guest that prints waits for it.
+    /// Where the guest's console output goes. Called on a thread of its own; a guest that prints waits for it. Where
+    /// [`Config::sandbox`] is set, that thread can write to what is open, and take locks and memory, but open nothing.
     pub console: Box<dyn Write + Send>,
     /// Where console input comes from.
     pub input: Option<BorrowedFd<'a>>,

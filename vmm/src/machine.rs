@@ -15,6 +15,7 @@ use crate::host_time::Accounts;
 use crate::latch::Latch;
 use crate::layout::Layout;
 use crate::memory::GuestMemory;
+use crate::sandbox::Sandbox;
 
 /// Why a vCPU ended the run for all.
 #[derive(Clone, Debug)]
@@ -51,6 +52,7 @@ pub(crate) struct Machine {
     pub(crate) yield_on_kick: bool,
     /// How long a vCPU that halts polls before it sleeps.
     pub(crate) halt_poll: Duration,
+    pub(crate) sandbox: Sandbox,
     pub(crate) planted_fault: Option<PlantedFault>,
     /// Requests of the guest's that were refused because their argument made no sense.
     rejected: AtomicU64,
@@ -70,6 +72,7 @@ impl Machine {
         layout: Layout,
         config: &Config,
         console: Box<dyn Write + Send>,
+        sandbox: Sandbox,
     ) -> io::Result<Self> {
         Ok(Self {
             memory,
@@ -77,12 +80,13 @@ impl Machine {
             latches: (0..config.vcpus)
                 .map(|_| Latch::new())
                 .collect::<io::Result<_>>()?,
-            console: Console::new(console)?,
+            console: Console::new(console, &sandbox)?,
             accounts: Accounts::default(),
             exit_stats: ExitStats::new(config.vcpus, config.exit_stats),
             kick: config.kick,
             yield_on_kick: config.yield_on_kick,
             halt_poll: config.halt_poll,
+            sandbox,
             planted_fault: config.planted_fault,
             rejected: AtomicU64::new(0),
             cause: Mutex::new(None),

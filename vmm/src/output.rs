@@ -9,6 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::sandbox::{Class, Sandbox};
+
 /// Most bytes that may be queued before a vCPU that prints has to wait.
 const ROOM: usize = 64 << 10;
 
@@ -66,13 +68,15 @@ impl Shared {
 
 impl Output {
     /// Starts the thread, which writes to `out`.
-    pub(crate) fn start(out: Box<dyn Write + Send>) -> io::Result<Self> {
+    pub(crate) fn start(out: Box<dyn Write + Send>, sandbox: &Sandbox) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let writer = {
-            let shared = shared.clone();
-            thread::Builder::new()
-                .name("console".into())
-                .spawn(move || shared.write_to(out))?
+            let (shared, sandbox) = (shared.clone(), sandbox.clone());
+            let body = move || {
+                sandbox.enter(Class::Console);
+                shared.write_to(out);
+            };
+            thread::Builder::new().name("console".into()).spawn(body)?
         };
         Ok(Self {
             shared,
@@ -144,7 +148,7 @@ mod tests {
     #[test]
     fn all_output_arrives_in_order() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let output = Output::start(Box::new(theirs)).unwrap();
+        let output = Output::start(Box::new(theirs), &Sandbox::default()).unwrap();
         let reader = thread::spawn(move || {
             let mut text = String::new();
             ours.read_to_string(&mut text).unwrap();
@@ -164,7 +168,7 @@ mod tests {
     #[test]
     fn a_user_who_does_not_read_holds_up_only_who_prints() {
         let (_ours, theirs) = UnixStream::pair().unwrap();
-        let output = Arc::new(Output::start(Box::new(theirs)).unwrap());
+        let output = Arc::new(Output::start(Box::new(theirs), &Sandbox::default()).unwrap());
         let printer = {
             let output = output.clone();
             thread::spawn(move || {

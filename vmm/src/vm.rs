@@ -21,6 +21,7 @@ use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::outcome::Outcome;
 use crate::probe::{self, Ring0};
+use crate::sandbox::{Class, Sandbox};
 use crate::transport::Transport;
 use crate::vcpu::{Place, Vcpu};
 use crate::{Io, affinity, diagnosis, page_tables, registers, signal};
@@ -160,6 +161,7 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     let begun = Instant::now();
     affinity::check(&config.pcpus)?;
     let transport = Transport::of(config);
+    let sandbox = Sandbox::new(config.sandbox)?;
     let mut vm = Vm::create(config.memory, config.vcpus, kernel, &transport)?;
     let ring = match config.guest_ring {
         Some(Ring::Three) => Ring::Three,
@@ -194,7 +196,7 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
         tsc_khz,
         ..
     } = vm;
-    let machine = Machine::new(memory, layout, config, io.console).map_err(system)?;
+    let machine = Machine::new(memory, layout, config, io.console, sandbox).map_err(system)?;
     transport.bind(&vm_fd, &machine.latches)?;
     let machine = Arc::new(machine);
     signal::install_handler().map_err(system)?;
@@ -241,6 +243,7 @@ impl Threads {
                 affinity::bind_this_thread(&cpus);
                 signal::unblock();
                 vcpu.machine.accounts.add_this_thread();
+                vcpu.machine.sandbox.enter(Class::Vcpu);
                 // The receiver may have given up on this thread.
                 let _ = sender.send((index, vcpu.run()));
             };

@@ -38,7 +38,7 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Show what this host offers to guests and what it costs
     #[command(after_help = NOTATION)]
-    Doctor,
+    Doctor(DoctorArgs),
     /// List the locks and workloads, a line each
     List,
     /// Launch a guest image built on vmm/abi, with its console on stdout and stdin
@@ -107,6 +107,13 @@ pub(super) struct BootArgs {
     pub(super) guest: GuestArgs,
 }
 
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) sandbox: SandboxArgs,
+}
+
 /// Options of every command that launches a guest of the user's choice.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Guest")]
@@ -129,6 +136,16 @@ pub(super) struct GuestArgs {
     /// Stop the guest if it has not ended by then [default: the duration and 30s; for boot 24h]
     #[arg(long, value_name = "D", value_parser = parse_positive_duration, allow_hyphen_values = true)]
     pub(super) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(super) sandbox: SandboxArgs,
+}
+
+/// Options of every command that launches guests at all.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct SandboxArgs {
+    /// Do not confine vmm: no seccomp filters, no Landlock
+    #[arg(long, help_heading = "Confinement")]
+    pub(super) no_sandbox: bool,
 }
 
 /// Values of `--format`.

@@ -1,15 +1,18 @@
 //! `vmm boot`: launches a guest image of the user's with its console here.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cli::args::BootArgs;
-use crate::cli::failure::Failure;
+use crate::cli::escape::Escape;
+use crate::cli::failure::{Failure, RUN_FAILED, say};
+use crate::cli::flood::Limit;
 use crate::cli::guest::stopped;
 use crate::cli::signals::Signals;
 use crate::outcome::Ended;
+use crate::sandbox::Files;
 use crate::{Io, Kernel};
 
 /// Users stop their guests themselves.
@@ -17,13 +20,18 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Launches the image and waits for its end, which is the command's.
 pub(super) fn boot(args: &BootArgs) -> Result<ExitCode, Failure> {
+    let files = Files {
+        read: Some(&args.kernel),
+        replace_in: None,
+    };
+    args.guest.sandbox.confine(&files)?;
     let kernel = Kernel::open(&args.kernel)?;
     let (config, _) = args.guest.config(DEFAULT_TIMEOUT)?;
     let signals = Signals::block()?;
     let stdin = io::stdin();
     let io = Io {
         stop: Some(signals.fd()),
-        console: Box::new(Stdout),
+        console: console(),
         input: Some(stdin.as_fd()),
     };
     let outcome = crate::launch(&config, &kernel, io)?;
@@ -34,22 +42,34 @@ pub(super) fn boot(args: &BootArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The process's stdout, without the buffer that would keep a prompt back.
+/// Where the guest's output goes: to stdout, as much of it as is decent. What a terminal shows is escaped, because terminals do
+/// more than show; a file or a pipe gets what the guest wrote.
+fn console() -> Box<dyn Write + Send> {
+    if io::stdout().is_terminal() {
+        Box::new(Limit::new(Escape::new(Stdout)))
+    } else {
+        Box::new(Limit::new(Stdout))
+    }
+}
+
+/// The process's stdout, without the buffer that would keep a prompt back. If it cannot be written, that is the end:
+/// a guest has no other way out, so nothing else is lost.
 struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-        if written
-            .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
-        {
-            // Nobody reads the console any more: end as a program does that leaves SIGPIPE alone. Nothing is
-            // lost, since a guest has no other way out.
-            std::process::exit(128 + libc::SIGPIPE);
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Ok(()) => Ok(bytes.len()),
+            // Nobody reads the console any more: end as a program does that leaves SIGPIPE alone.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(128 + libc::SIGPIPE),
+            Err(error) => {
+                say(&format!(
+                    "cannot write the guest's console output: {error}; make room, or send stdout elsewhere"
+                ));
+                std::process::exit(RUN_FAILED.into())
+            }
         }
-        written.map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

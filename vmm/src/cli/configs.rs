@@ -59,6 +59,7 @@ impl GuestArgs {
                 .memory
                 .unwrap_or(DEFAULT_MEMORY.max(u64::from(vcpus) * MEMORY_PER_VCPU)),
             guest_ring: self.guest_ring.into(),
+            sandbox: !self.sandbox.no_sandbox,
             timeout: self.timeout.unwrap_or(default_timeout),
             ..Config::default()
         };

@@ -6,6 +6,8 @@ mod floor;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::cli::args::DoctorArgs;
+use crate::cli::confinement::Confinement;
 use crate::cli::failure::Failure;
 use crate::cli::signals::Signals;
 use crate::cli::{guest, output};
@@ -13,6 +15,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::host::{self, Facts};
 use crate::results::Run;
+use crate::sandbox::Files;
 use crate::table::{self, Align};
 use crate::units::{counted, frequency, time};
 
@@ -20,14 +23,21 @@ use crate::units::{counted, frequency, time};
 type Line = Vec<String>;
 
 /// Prints what there is, then tries it. Fails if guests cannot run.
-pub(super) fn doctor() -> Result<ExitCode, Failure> {
+pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
+    let confinement = args.sandbox.confine(&Files::NONE)?;
+    let sandbox = !args.sandbox.no_sandbox;
     let cpus = host::allowed_cpus()?;
     let facts = host::facts()?;
     let signals = Signals::block()?;
-    let mut lines = describe(&facts, cpus.len());
-    let tried = try_launch(&cpus, &signals).and_then(|launch| {
+    let mut lines = describe(&facts, cpus.len(), confinement);
+    let base = Config {
+        pcpus: cpus,
+        sandbox,
+        ..Config::default()
+    };
+    let tried = try_launch(&base, &signals).and_then(|launch| {
         lines.push(launch);
-        costs::measure(&cpus, &signals)
+        costs::measure(&base, &signals)
     });
     output::print(&table::render(&[Align::Left, Align::Left], &lines))?;
     output::print(&tried?)?;
@@ -38,7 +48,7 @@ fn line(what: &str, how: String) -> Line {
     vec![what.to_owned(), how]
 }
 
-fn describe(facts: &Facts, cpus: usize) -> Vec<Line> {
+fn describe(facts: &Facts, cpus: usize, confinement: Confinement) -> Vec<Line> {
     let per_instruction = facts.ring0.ns_per_instruction;
     let ring0 = match facts.ring0.emulated {
         true => format!("emulated, {per_instruction:.0} ns an instruction: guests will run in ring 3"),
@@ -54,16 +64,13 @@ fn describe(facts: &Facts, cpus: usize) -> Vec<Line> {
         ),
         line("TSC", frequency(facts.tsc_khz)),
         line("kernel", format!("Linux {}", facts.kernel)),
+        line("sandbox", confinement.describe().into()),
     ]
 }
 
-fn try_launch(cpus: &[usize], signals: &Signals) -> Result<Line, Failure> {
-    let config = Config {
-        pcpus: cpus.to_vec(),
-        ..Config::default()
-    };
+fn try_launch(base: &Config, signals: &Signals) -> Result<Line, Failure> {
     let start = Instant::now();
-    let run = completed(&config, signals)?;
+    let run = completed(base, signals)?;
     let whole = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     Ok(line(
         "launch",

@@ -8,8 +8,8 @@ use clap::Parser;
 use crate::cli::args::{Cli, Command};
 use crate::cli::console::Tail;
 use crate::cli::summary::summary;
+use crate::cli::usage;
 use crate::cli::verdict::warnings;
-use crate::cli::{configs, usage};
 use crate::config::{Config, Ring};
 use crate::fuzz::Target;
 use crate::host::{Facts, Ring0};
@@ -46,7 +46,7 @@ pub(crate) const CONSOLE: Target = Target {
 pub(crate) fn idle(vcpus: u32) -> Config {
     Config {
         vcpus,
-        ..configs::idle()
+        ..Config::default()
     }
 }
 

@@ -8,7 +8,8 @@
 //! | `summary`, `verdict`, `exits` | results as text: the table, what it means, and what it cost |
 //! | `output` | where results go |
 //! | `guest` | launching a guest of which only the result is to be seen |
-//! | `console`, `progress` | what is seen of it meanwhile |
+//! | `console`, `escape`, `flood`, `progress` | what is seen of it meanwhile, and what is not |
+//! | `confinement` | what the process gives up before it launches guests |
 //! | `fuzz` | fuzz targets of all that |
 //! | `signals` | how it is stopped |
 //! | `failure` | how it fails: messages and exit codes |
@@ -16,10 +17,13 @@
 mod args;
 mod boot;
 mod configs;
+mod confinement;
 mod console;
 mod doctor;
+mod escape;
 mod exits;
 mod failure;
+mod flood;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod guest;
@@ -45,7 +49,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(args) => run::run(&args),
-            Command::Doctor => doctor::doctor(),
+            Command::Doctor(args) => doctor::doctor(&args),
             Command::List => list::list(),
             Command::Boot(args) => boot::boot(&args),
         },

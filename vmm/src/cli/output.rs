@@ -1,8 +1,8 @@
 //! Where results go: stdout, or a file that is there completely or not at all.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::Failure;
@@ -14,13 +14,13 @@ pub(super) enum Output {
     /// The process's standard output.
     Stdout,
     /// A pipe, a terminal or another device, which is written directly.
-    Device(PathBuf),
+    Device(File),
     /// A regular file, which is replaced in one step.
     File(PathBuf),
 }
 
 impl Output {
-    /// The destination that `--output` names, without touching it.
+    /// The destination that `--output` names, with nothing written to it yet. Waits for a named pipe's reader.
     ///
     /// # Errors
     ///
@@ -33,12 +33,17 @@ impl Output {
                 path.display()
             ))
         };
+        // Opened now: it may not be there, or not for us, and the process may lose the right to open it.
+        let device = |path: &Path| {
+            let opened = OpenOptions::new().append(true).open(path);
+            opened.map(Self::Device).map_err(|error| refuse(&error))
+        };
         // These may well be regular files, but files that the shell has opened and others are writing.
         if ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"]
             .iter()
             .any(|open| path.starts_with(open))
         {
-            return Ok(Self::Device(path.to_owned()));
+            return device(path);
         }
         // The file itself, not a link to it, is what is to be replaced.
         let target = match path.canonicalize() {
@@ -52,11 +57,19 @@ impl Output {
             return Err(refuse(&"it is a directory"));
         }
         if target.exists() && !target.is_file() {
-            return Ok(Self::Device(target));
+            return device(&target);
         }
         // This file has no name, so that it cannot be left behind.
         tempfile::tempfile_in(directory(&target)).map_err(|error| refuse(&error))?;
         Ok(Self::File(target))
+    }
+
+    /// The directory that a file is going to be replaced in.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(directory(path)),
+            Self::Stdout | Self::Device(_) => None,
+        }
     }
 
     /// Writes `text` there and lets `signals` end the process again.
@@ -69,12 +82,10 @@ impl Output {
             // A file is soon written; better the signal comes after that.
             Self::File(path) => replace(path, text),
             // A pipe may wait for its reader as long as that likes.
-            Self::Device(path) => {
+            Self::Device(device) => {
                 drop(signals);
-                OpenOptions::new()
-                    .append(true)
-                    .open(path)
-                    .and_then(|mut device| device.write_all(text.as_bytes()))
+                let mut device: &File = device;
+                device.write_all(text.as_bytes())
             }
             Self::Stdout => {
                 drop(signals);
@@ -105,11 +116,15 @@ fn check(written: io::Result<()>) -> Result<(), Failure> {
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // A file like any other that the user makes: the umask still applies.
-    let permissions = Permissions::from_mode(0o666);
-    let mut file = tempfile::Builder::new()
-        .permissions(permissions)
-        .tempfile_in(directory(path))?;
+    // A file like any other that the user makes: the umask still applies. Not for reading, which Landlock does not allow.
+    let create = |path: &Path| {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o666)
+            .open(path)
+    };
+    let mut file = tempfile::Builder::new().make_in(directory(path), create)?;
     file.write_all(text.as_bytes())?;
     if let Ok(replaced) = fs::metadata(path) {
         file.as_file().set_permissions(replaced.permissions())?;
@@ -162,7 +177,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_bad_usage() {
-        for path in ["", "/", ".", "/nonexistent/out", "/dev/null/out"] {
+        for path in [
+            "",
+            "/",
+            ".",
+            "/nonexistent/out",
+            "/dev/null/out",
+            "/proc/nope",
+            "/dev/fd/nope",
+        ] {
             let failure = Output::new(Some(Path::new(path))).expect_err(path);
             assert!(!failure.to_string().contains('\n'), "{failure}");
         }

@@ -12,11 +12,17 @@ use crate::cli::verdict::warnings;
 use crate::config::{Config, Ring};
 use crate::host;
 use crate::results::{Results, Run};
+use crate::sandbox::Files;
 
 /// Launches a guest for each lock, and writes the results once all have ended.
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let (configs, facts) = args.configs()?;
     let output = Output::new(args.output.as_deref())?;
+    let files = Files {
+        read: None,
+        replace_in: output.directory(),
+    };
+    args.guest.sandbox.confine(&files)?;
     let signals = Signals::block()?;
 
     let mut runs = Vec::with_capacity(configs.len());

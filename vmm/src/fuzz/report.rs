@@ -114,6 +114,7 @@ fn check(run: Run) {
         measured.jain_index
     );
     for Percentiles {
+        p10,
         p50,
         p90,
         p99,
@@ -121,7 +122,7 @@ fn check(run: Run) {
         max,
     } in [measured.wait_ns, measured.held_ns]
     {
-        assert!([p50, p90, p99, p999, max].is_sorted());
+        assert!([p10, p50, p90, p99, p999, max].is_sorted());
     }
     let (json, text) = show(run.clone());
     // Numbers that JSON cannot hold would have become null.

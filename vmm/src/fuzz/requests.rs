@@ -8,16 +8,16 @@ use kvm_bindings::kvm_regs;
 
 use super::{Input, Target};
 use crate::cli::fuzz::idle;
-use crate::config::PlantedFault;
+use crate::config::{Config, PlantedFault};
 use crate::console::Console;
 use crate::control::Event;
 use crate::diagnosis;
-use crate::exit_stats::ExitStats;
 use crate::hypercall::{self, Next};
 use crate::kernel::Kernel;
 use crate::layout::Layout;
 use crate::machine::{Cause, Crash, Machine};
 use crate::memory::GuestMemory;
+use crate::sandbox::Sandbox;
 use crate::vcpu::Place;
 
 pub(super) const TARGET: Target = Target {
@@ -93,9 +93,12 @@ fn requests(data: &[u8], planted: Option<PlantedFault>) {
     let kernel = Kernel::embedded();
     let layout = Layout::new(16 << 20, VCPUS, kernel.end()).expect("it is enough");
     let memory = GuestMemory::new(&layout.ram).expect("the host has some");
-    let stats = ExitStats::new(VCPUS, false);
-    let machine =
-        Machine::new(memory, layout, VCPUS, Box::new(io::sink()), stats, planted).expect("so it has");
+    let config = Config {
+        planted_fault: planted,
+        ..idle(VCPUS)
+    };
+    let unconfined = Sandbox::new(false).expect("it has nothing to prepare");
+    let machine = Machine::new(memory, layout, &config, Box::new(io::sink()), unconfined).expect("so it has");
     let mut cause = None;
     while cause.is_none() && !input.is_empty() {
         cause = request(&machine, &mut input);

@@ -28,7 +28,8 @@ const NONE: &str = "–";
 /// # Errors
 ///
 /// That guests cannot run. That one transport cannot be used is a line below the table.
-pub(super) fn measure(cpus: &[usize], signals: &Signals) -> Result<String, Failure> {
+pub(super) fn measure(base: &Config, signals: &Signals) -> Result<String, Failure> {
+    let cpus = &base.pcpus;
     let one = [cpus[0]; 2];
     // Two of them, if there are two.
     let two = cpus.get(1).map(|second| [cpus[0], *second]);
@@ -50,7 +51,7 @@ pub(super) fn measure(cpus: &[usize], signals: &Signals) -> Result<String, Failu
         host(one),
     ]);
     for kick in [Kick::Pio, Kick::IoEventFd, Kick::Kvm] {
-        match transport(kick, one, two, signals) {
+        match transport(base, kick, one, two, signals) {
             Ok([exit, row @ ..]) => {
                 if kick == Kick::Pio {
                     rows.insert(1, ["exit to the VMM".into(), exit, NONE.into(), NONE.into()]);
@@ -79,15 +80,13 @@ pub(super) fn measure(cpus: &[usize], signals: &Signals) -> Result<String, Failu
 
 /// An exit, a kick that wakes nobody, and the time from a kick until its target runs, on another CPU and on the same.
 fn transport(
+    base: &Config,
     kick: Kick,
     one: [usize; 2],
     two: Option<[usize; 2]>,
     signals: &Signals,
 ) -> Result<[String; 4], Failure> {
-    let config = Config {
-        kick,
-        ..Config::default()
-    };
+    let config = Config { kick, ..base.clone() };
     let alone = Config {
         pcpus: vec![one[0]],
         workload: Workload::Costs,
