@@ -2,7 +2,7 @@
 //!
 //! | what | confines | by |
 //! |---|---|---|
-//! | seccomp | each thread to the system calls of its [`Class`]; another one ends the process | `filter`, `violation` |
+//! | seccomp | each thread to the system calls of its [`Class`]; another one ends the process | `filter`, `program`, `violation` |
 //! | Landlock | the process to the files that it was asked to use | `files` |
 //!
 //! [`launch`](crate::launch) confines the threads that it starts, and nothing else: it is part of another program. They
@@ -17,6 +17,7 @@
 
 mod files;
 mod filter;
+mod program;
 mod violation;
 
 use std::io;
@@ -110,9 +111,7 @@ pub fn confine(files: &Files<'_>) -> Result<Landlock, Error> {
     signal::install_handler().map_err(|error| refused(&error))?;
     let landlock = files.enforce()?;
     violation::this_thread_is(Class::Control.name());
-    for program in [filter::no_clone3()?, filter::program(Class::Control)?] {
-        seccompiler::apply_filter(&program).map_err(|error| refused(&error))?;
-    }
+    seccompiler::apply_filter(&filter::program(Class::Control)?).map_err(|error| refused(&error))?;
     Ok(landlock)
 }
 

@@ -11,13 +11,10 @@ use kvm_bindings::{
     kvm_cpuid2, kvm_interrupt, kvm_msi, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
 };
 use libc::c_long;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
 use crate::error::Error;
-use crate::sandbox::{Class, refused};
+use crate::sandbox::{Class, program, refused};
 
 /// A system call that is allowed, if its arguments are as they have to be. A call can have several rows.
 struct Call(c_long, &'static [Check]);
@@ -150,12 +147,11 @@ const CONTROL: &[Call] = &[
     call(libc::SYS_timerfd_create),
     call(libc::SYS_timerfd_settime),
     call(libc::SYS_signalfd4),
-    // Threads, but no processes and no namespaces. `clone3` hides its flags from filters: see `no_clone3`.
+    // Threads, but no processes and no namespaces. `clone3`, whose flags a filter cannot see, does not exist.
     Call(
         libc::SYS_clone,
         &[HasAndLacks(0, libc::CLONE_THREAD as u32, NAMESPACES)],
     ),
-    call(libc::SYS_clone3),
     call(libc::SYS_set_robust_list),
     call(libc::SYS_rseq),
     call(libc::SYS_sched_getaffinity),
@@ -187,47 +183,30 @@ fn groups(class: Class) -> &'static [&'static [Call]] {
 
 /// The filter of a class.
 pub(super) fn program(class: Class) -> Result<BpfProgram, Error> {
-    compile(
-        groups(class).iter().copied().flatten(),
-        SeccompAction::Trap,
-        SeccompAction::Allow,
-    )
-}
-
-/// Makes `clone3` fail as on a kernel that does not have it, which makes the C library use `clone`. Of what several filters
-/// say about a call, the strictest holds.
-pub(super) fn no_clone3() -> Result<BpfProgram, Error> {
-    let clone3 = [call(libc::SYS_clone3)];
-    compile(
-        clone3.iter(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-    )
-}
-
-fn compile<'a>(
-    calls: impl Iterator<Item = &'a Call>,
-    others: SeccompAction,
-    these: SeccompAction,
-) -> Result<BpfProgram, Error> {
-    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = BTreeMap::new();
-    for Call(number, checks) in calls {
-        let rows = rules.entry(*number).or_default();
+    let mut calls: BTreeMap<u32, Vec<SeccompRule>> = BTreeMap::new();
+    for Call(number, checks) in groups(class).iter().copied().flatten() {
+        let rows = calls.entry(*number as u32).or_default();
         if !checks.is_empty() {
             let conditions = checks
                 .iter()
                 .map(|check| check.condition())
                 .collect::<Result<_, _>>();
-            rows.push(
-                conditions
-                    .and_then(SeccompRule::new)
-                    .map_err(|error| refused(&error))?,
-            );
+            let row = conditions.and_then(SeccompRule::new);
+            rows.push(row.map_err(|error| refused(&error))?);
         }
     }
-    SeccompFilter::new(rules, others, these, TargetArch::x86_64)
-        .and_then(BpfProgram::try_from)
-        .map_err(|error| refused(&error))
+    Ok(program::assemble(calls))
+}
+
+/// The calls that a class may make with some arguments or other.
+#[cfg(test)]
+pub(super) fn numbers(class: Class) -> std::collections::BTreeSet<c_long> {
+    groups(class)
+        .iter()
+        .copied()
+        .flatten()
+        .map(|call| call.0)
+        .collect()
 }
 
 impl Check {
