@@ -11,6 +11,8 @@
 //! | `results.rs` | the table and the JSON say what was measured |
 //! | `exit_stats.rs` | exit statistics agree with what the guest counted |
 //! | `hostile.rs` | whatever a guest does, the VMM ends with one line and a code, in bounded memory |
+//! | `sandbox.rs` | each filter stops what it is there to stop; nobody needs privileges |
+//! | `console.rs` | guests' output arrives, or is said not to have; terminals and disks are safe from it |
 //! | `leftovers.rs` | nothing is left behind, launch after launch |
 
 use std::env;

@@ -71,7 +71,12 @@ fn arguments_that_make_no_sense_on_this_host() {
         "run --vcpus 300 --memory 16M",
         "16384 KiB of memory for 300 vCPUs",
     );
-    refuses("run --output /no/such/directory/file", "/no/such/directory/file");
+    for output in ["/no/such/directory/file", "/proc/nope", "/dev/fd/nope", "/"] {
+        refuses(
+            &format!("run --output {output}"),
+            &format!("cannot write --output '{output}'"),
+        );
+    }
 }
 
 #[test]

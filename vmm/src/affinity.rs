@@ -43,15 +43,15 @@ pub(crate) fn check(cpus: &[usize]) -> Result<(), Error> {
     }
 }
 
-/// Lets the calling thread run on `cpus` only, which were checked.
-pub(crate) fn bind_this_thread(cpus: &[usize]) {
+/// Lets the calling thread run on `cpus` only, which were checked. Returns whether the host let it.
+pub(crate) fn bind_this_thread(cpus: &[usize]) -> bool {
     // SAFETY: all zeroes is the empty set.
     let mut set: cpu_set_t = unsafe { mem::zeroed() };
     for cpu in cpus.iter().filter(|cpu| **cpu < MOST) {
         // SAFETY: below the set's size.
         unsafe { libc::CPU_SET(*cpu, &mut set) };
     }
-    // Fails only if the CPUs were taken from the process since they were checked; the kernel has chosen
-    // others then. SAFETY: the pointer is valid for the size given.
-    unsafe { libc::sched_setaffinity(0, size_of::<cpu_set_t>(), &set) };
+    // Fails if the CPUs were taken from the process since they were checked, or where the call itself is forbidden, as
+    // some containers do. SAFETY: the pointer is valid for the size given.
+    unsafe { libc::sched_setaffinity(0, size_of::<cpu_set_t>(), &set) == 0 }
 }

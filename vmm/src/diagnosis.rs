@@ -60,6 +60,17 @@ pub(crate) fn outcome(
     })
 }
 
+/// What a completed run could not have, in words, if there is something.
+fn lost(machine: &Machine) -> String {
+    match machine.unbound() {
+        0 => String::new(),
+        threads => format!(
+            "the host did not let {threads} vCPU threads be bound to their CPUs, so they ran on others as well: the \
+             overcommit is not what it says (is sched_setaffinity forbidden?)"
+        ),
+    }
+}
+
 /// Puts a cause into words.
 fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) {
     let last_word = || {
@@ -69,7 +80,7 @@ fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) 
             .unwrap_or_else(|| "the guest did not say why".into())
     };
     match cause {
-        Cause::Exit(exit_code::DONE) => (Ended::Completed, String::new()),
+        Cause::Exit(exit_code::DONE) => (Ended::Completed, lost(machine)),
         Cause::Exit(exit_code::PANIC) => (Ended::Panic, last_word()),
         Cause::Exit(exit_code::FAULT) => {
             let place = vcpu::fault_rip(machine).map(|rip| format!("; rip is {}", kernel.describe(rip)));

@@ -56,6 +56,8 @@ pub(crate) struct Machine {
     pub(crate) planted_fault: Option<PlantedFault>,
     /// Requests of the guest's that were refused because their argument made no sense.
     rejected: AtomicU64,
+    /// vCPU threads that the host did not let be bound to their CPUs.
+    unbound: AtomicU64,
     /// Why the run is over: the first cause counts.
     cause: Mutex<Option<Cause>>,
     /// Readable once there is a cause: what the control side waits for.
@@ -89,6 +91,7 @@ impl Machine {
             sandbox,
             planted_fault: config.planted_fault,
             rejected: AtomicU64::new(0),
+            unbound: AtomicU64::new(0),
             cause: Mutex::new(None),
             ended: EventFd::new(EFD_NONBLOCK)?,
             stopping: AtomicBool::new(false),
@@ -110,6 +113,17 @@ impl Machine {
     /// Number of requests refused so far.
     pub(crate) fn rejected(&self) -> u64 {
         self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// A vCPU's thread could not be bound to its CPUs.
+    pub(crate) fn add_unbound(&self) {
+        // Relaxed: a statistic, read after the threads were joined.
+        self.unbound.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Number of threads that could not be bound.
+    pub(crate) fn unbound(&self) -> u64 {
+        self.unbound.load(Ordering::Relaxed)
     }
 
     /// A vCPU ends the run; only the first one's cause is kept.

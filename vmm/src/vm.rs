@@ -240,7 +240,9 @@ impl Threads {
             };
             let sender = sender.clone();
             let body = move || {
-                affinity::bind_this_thread(&cpus);
+                if !affinity::bind_this_thread(&cpus) {
+                    vcpu.machine.add_unbound();
+                }
                 signal::unblock();
                 vcpu.machine.accounts.add_this_thread();
                 vcpu.machine.sandbox.enter(Class::Vcpu);

@@ -129,6 +129,7 @@ const CONTROL: &[Call] = &[
     call(libc::SYS_newfstatat),
     call(libc::SYS_fstat),
     call(libc::SYS_lseek),
+    call(libc::SYS_getcwd),
     call(libc::SYS_readlink),
     call(libc::SYS_readlinkat),
     call(libc::SYS_rename),
