@@ -162,9 +162,17 @@ impl Cpu {
     }
 
     /// The page this vCPU shares with the VMM.
+    #[inline]
     pub(crate) fn page(&self) -> &'static VcpuPage {
-        let pages = self.boot().vcpu_pages.base as *const VcpuPage;
+        Self::page_of(self.boot(), self.index)
+    }
+
+    /// The page that vCPU `index` shares with the VMM.
+    #[inline]
+    pub(crate) fn page_of(boot: &BootInfo, index: u32) -> &'static VcpuPage {
+        debug_assert!(index < boot.vcpus);
+        let pages = boot.vcpu_pages.base as *const VcpuPage;
         // SAFETY: the VMM reserved one page for each vCPU there; both sides access it atomically only.
-        unsafe { &*pages.wrapping_add(self.index as usize) }
+        unsafe { &*pages.wrapping_add(index as usize) }
     }
 }

@@ -62,6 +62,11 @@ pub(crate) fn halt() {
     unsafe { asm!("hlt", options(nostack, preserves_flags)) }
 }
 
+/// Lets the VMM stop this vCPU here, if it wants to; see [`port::PREEMPT_ME`].
+pub(crate) fn preempt_me() {
+    out32(port::PREEMPT_ME, 0);
+}
+
 /// Begins or ends the interval that the VMM accounts host time for; see [`port::measure`].
 pub(crate) fn measure(edge: u32) {
     out32(port::MEASURE, edge);

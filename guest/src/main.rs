@@ -13,7 +13,8 @@
 //! | [`memory`], [`once`] | what the boot allocates, and what it sets once for all |
 //! | [`clock`] | the TSC and loops of calibrated length |
 //! | [`pv`] | `pvlock`'s platform: halt, kick, budgets |
-//! | [`report`] | the memory the results are left in |
+//! | [`mod@preempt`] | preemption: taken where it is offered, and seen of others |
+//! | [`report`], [`mod@log`] | the memory the results are left in |
 //! | [`workload`] | what the vCPUs do |
 //!
 //! **Stacks and the red zone.** The prebuilt `core` library uses the red zone and SSE, so nothing may run on an
@@ -27,9 +28,11 @@ mod console;
 mod cpu;
 mod exceptions;
 mod hypercall;
+mod log;
 mod memory;
 mod once;
 mod panic;
+mod preempt;
 mod pv;
 mod report;
 mod runtime;

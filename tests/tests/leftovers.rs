@@ -48,6 +48,11 @@ fn two_hundred_guests_leave_nothing_behind() {
         return;
     }
     let _alone = alone();
+    // With all the threads there can be.
+    let mut busy = config(Workload::Spin, LockKind::Tas, 2, 2);
+    busy.duration = Duration::from_millis(5);
+    (busy.neighbours, busy.check_hints) = (2, true);
+    busy.preempt = "any:100us:100us".parse().ok();
     let mut idle = config(Workload::Idle, LockKind::Tas, 4, 2);
     let mut hang = config(Workload::Hang, LockKind::Tas, 4, 2);
     hang.timeout = Duration::from_millis(30);
@@ -61,6 +66,8 @@ fn two_hundred_guests_leave_nothing_behind() {
             };
             if i % 10 == 9 {
                 assert_eq!(run(&hang).ended, Ended::Timeout);
+            } else if i % 10 == 7 {
+                complete(&busy);
             } else if idle.workload == Workload::Panic {
                 assert_eq!(run(&idle).ended, Ended::Panic);
             } else {

@@ -116,7 +116,12 @@ fn doctor_and_list_say_what_there_is() {
         let doctor = vmm(PROGRAM, "doctor");
         let text = String::from_utf8(doctor.stdout).unwrap();
         assert_eq!(doctor.status.code(), Some(0), "{text}");
-        assert!(text.contains("ring 0") && text.contains("launch"), "{text}");
+        assert!(
+            ["ring 0", "launch", "steal time"]
+                .iter()
+                .all(|what| text.contains(what)),
+            "{text}"
+        );
         // Measured, or refused with a reason.
         for kick in ["pio", "ioeventfd", "kvm"] {
             let row = text

@@ -1,10 +1,14 @@
 //! What one launch is asked to do.
 
+mod preempt;
+
 use std::time::Duration;
 
 use abi::config::{LockKind, RunConfig, Workload, spin};
 
 use crate::affinity::allowed_cpus;
+
+pub use preempt::{Preempt, Target};
 
 /// The privilege level the guest kernel runs at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +88,13 @@ pub struct Config {
     pub yield_on_kick: bool,
     /// Hand-offs of the ping-pong; 0 for as many as fit into `duration`.
     pub rounds: u64,
-    /// Seed of everything random in the guest.
+    /// Preemption on purpose.
+    pub preempt: Option<Preempt>,
+    /// Busy host threads that share the vCPUs' CPUs with them.
+    pub neighbours: u32,
+    /// Compares what [`Workload::Observe`] sees with the host's own records: [`Outcome::hints`](crate::Outcome::hints).
+    pub check_hints: bool,
+    /// Seed of everything random in the guest, and of preemption.
     pub seed: u64,
     /// The guest is stopped if it has not ended by then.
     pub timeout: Duration,
@@ -108,6 +118,12 @@ pub enum PlantedFault {
     PanicAtRefusal,
     /// A vCPU's thread makes this system call, with these first arguments, before it runs the guest.
     SystemCall(i64, [u64; 3]),
+    /// The signal's handler does not set `immediate_exit`, so that a signal between a vCPU's last look and `KVM_RUN` is lost.
+    SignalWithoutImmediateExit,
+    /// Preemptions are counted, but the vCPU is not stopped.
+    CountWithoutStopping,
+    /// The guest is not told that a vCPU is stopped.
+    StopInSecret,
 }
 
 /// A guest of one vCPU, on any of the CPUs that the process may use, that boots and ends.
@@ -130,6 +146,9 @@ impl Default for Config {
             halt_poll: Duration::ZERO,
             yield_on_kick: false,
             rounds: 0,
+            preempt: None,
+            neighbours: 0,
+            check_hints: false,
             seed: 1,
             timeout: Duration::from_secs(30),
             exit_stats: false,
@@ -140,6 +159,15 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The host CPUs that thread number `index` of its kind (vCPUs, neighbours) may run on.
+    pub(crate) fn cpus_of(&self, index: u32) -> Vec<usize> {
+        if self.pin {
+            vec![self.pcpus[index as usize % self.pcpus.len()]]
+        } else {
+            self.pcpus.clone()
+        }
+    }
+
     /// The guest's part of it, as the guest reads it.
     pub(crate) fn for_guest(&self) -> RunConfig {
         let (spin_kind, spin_ns) = match self.spin {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use abi::port::exit_code;
-use abi::report::{VCPU_REPORTS, VcpuReport};
+use abi::report::{LOG, LogEntry, Report, VCPU_REPORTS, VcpuReport};
+use abi::vcpu_page::state;
 use kvm_bindings::kvm_regs;
 
 use crate::config::{Config, Ring};
@@ -45,16 +46,22 @@ pub(crate) fn outcome(
         }
         (None, _) => (Ended::Interrupted, "stopped on request".into()),
     };
+    let report = (ended == Ended::Completed)
+        .then(|| read_report(machine))
+        .transpose()?;
     Ok(Outcome {
         ended,
         detail,
         ring: Ring::Zero,
         tsc_khz: 0,
-        report: (ended == Ended::Completed)
-            .then(|| read_report(machine))
-            .transpose()?,
+        hints: report
+            .as_ref()
+            .and_then(|report| machine.hints.accuracy(&report.log)),
+        steal_time: false,
+        report,
         host_time: machine.accounts.measured(),
         exits: machine.exit_stats.counted(),
+        preemptions: machine.preemption.hits(),
         rejected: machine.rejected(),
         setup: Duration::ZERO,
     })
@@ -101,6 +108,10 @@ fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) 
             Ended::Error,
             format!("the guest ended with code {code}, which means nothing"),
         ),
+        Cause::Deaf(vcpu) => (
+            Ended::Error,
+            format!("vCPU {vcpu} did not come out of KVM when it was signalled: please report this as a bug"),
+        ),
         Cause::Crash(crash) => {
             let ended = if crash.shutdown {
                 Ended::Fault
@@ -140,7 +151,7 @@ fn registers(registers: &kvm_regs, kernel: &Kernel) -> String {
 fn whereabouts(machine: &Machine, kernel: &Kernel, places: &[Place]) -> String {
     let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
     for (index, place) in places.iter().enumerate() {
-        let state = vcpu::lock_state(machine, index as u32);
+        let state = state::name(vcpu::lock_state(machine, index as u32));
         let place = match place {
             Place::Halted => format!("halted, {state}"),
             Place::Guest { rip } => format!("in the guest at {}, {state}", kernel.describe(*rip)),
@@ -182,10 +193,12 @@ fn read_report(machine: &Machine) -> Result<GuestReport, Error> {
                 .read(base + VCPU_REPORTS + index * size_of::<VcpuReport>() as u64)
         })
         .collect::<Result<_, _>>()?;
-    Ok(GuestReport {
-        run: machine.memory.read(base)?,
-        vcpus,
-    })
+    let run: Report = machine.memory.read(base)?;
+    let first = base + abi::report::log(machine.latches.len() as u32);
+    let log = (0..run.log_entries.min(LOG as u64))
+        .map(|index| machine.memory.read(first + index * size_of::<LogEntry>() as u64))
+        .collect::<Result<_, _>>()?;
+    Ok(GuestReport { run, vcpus, log })
 }
 
 #[cfg(test)]

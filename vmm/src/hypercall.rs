@@ -20,9 +20,9 @@ pub(crate) enum Next {
     Unexpected(String),
 }
 
-/// The guest writes `data` to `port` in `count` accesses; `None` if there is no such thing as that port,
-/// accessed so.
-pub(crate) fn write(machine: &Machine, port: u16, count: u32, data: &[u8]) -> Option<Next> {
+/// The guest writes `data` to `port`, on `vcpu`, in `count` accesses; `None` if there is no such thing as that
+/// port, accessed so.
+pub(crate) fn write(machine: &Machine, vcpu: u32, port: u16, count: u32, data: &[u8]) -> Option<Next> {
     // KVM may report a string of writes at once; four of a byte are not one of 32 bits.
     if count != 1 {
         return None;
@@ -36,6 +36,7 @@ pub(crate) fn write(machine: &Machine, port: u16, count: u32, data: &[u8]) -> Op
         port::KICK_CPU => kick(machine, argument),
         port::EXIT => return Some(Next::Exit(argument)),
         port::MEASURE => measure(machine, argument),
+        port::PREEMPT_ME => preempt_me(machine, vcpu, argument),
         _ => return None,
     }
     Some(Next::Continue)
@@ -68,9 +69,20 @@ fn measure(machine: &Machine, edge: u32) {
     let accepted = match edge {
         measure::BEGIN => machine.accounts.begin(),
         measure::END => machine.accounts.end(),
+        measure::SYNC => machine.hints.sync(),
         _ => false,
     };
-    if !accepted {
+    match (accepted, edge) {
+        (false, _) => machine.reject(),
+        (_, measure::BEGIN) => machine.preemption.begin(),
+        (_, measure::END) => machine.preemption.end(),
+        _ => {}
+    }
+}
+
+/// `PREEMPT_ME`: only what was offered can be taken.
+fn preempt_me(machine: &Machine, vcpu: u32, argument: u32) {
+    if argument != 0 || !machine.preemption.take(machine, vcpu) {
         machine.reject();
     }
 }
@@ -107,7 +119,7 @@ mod tests {
     fn only_single_accesses_of_the_right_width_are_hypercalls() {
         let machine = machine(2);
         for port in 0..=u16::MAX {
-            let call = [port::KICK_CPU, port::EXIT, port::MEASURE].contains(&port);
+            let call = [port::KICK_CPU, port::EXIT, port::MEASURE, port::PREEMPT_ME].contains(&port);
             let console = Console::has(port);
             for (count, width) in [
                 (1, 1),
@@ -121,7 +133,7 @@ mod tests {
                 (1, 8),
             ] {
                 let data = &[0; 8][..width as usize];
-                let taken = write(&machine, port, count, data).is_some();
+                let taken = write(&machine, 0, port, count, data).is_some();
                 let expected = count == 1 && (call && width == 4 || console && width == 1);
                 assert_eq!(taken, expected, "{count} of {width} bytes to {port:#x}");
                 let taken = read(&machine, port, &mut [0; 8][..width as usize]);
@@ -133,7 +145,7 @@ mod tests {
     #[test]
     fn arguments_that_make_no_sense_are_counted() {
         let machine = machine(2);
-        let call = |port, argument: u32| write(&machine, port, 1, &argument.to_le_bytes());
+        let call = |port, argument: u32| write(&machine, 0, port, 1, &argument.to_le_bytes());
         for absent in [2, 3, u32::MAX] {
             assert_eq!(call(port::KICK_CPU, absent), Some(Next::Continue));
         }

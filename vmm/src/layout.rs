@@ -88,6 +88,11 @@ impl Layout {
         })
     }
 
+    /// The page shared with vCPU `index`.
+    pub(crate) fn vcpu_page(&self, index: u32) -> u64 {
+        self.vcpu_pages.base + u64::from(index) * PAGE_SIZE
+    }
+
     /// The area of vCPU `index`.
     pub(crate) fn cpu_area(&self, index: u32) -> Region {
         Region {

@@ -9,6 +9,8 @@
 //! | `vcpu` | the exit loop |
 //! | [`exit_stats`] | why vCPUs left the guest, how often and for how long |
 //! | `hypercall` | what the guest's port accesses do |
+//! | `preempt`, `neighbours` | taking vCPUs their CPU on purpose |
+//! | `steal`, `hints`, `perf` | what the guest is told of preemption, and whether that is right |
 //! | `latch` | where a halted vCPU sleeps, and why no wake-up is lost |
 //! | `transport` | how a kick gets there: through the VMM, past it, or inside KVM |
 //! | `signal` | getting a thread out of `KVM_RUN`, and why no signal is lost |
@@ -41,6 +43,7 @@ pub mod error;
 pub mod exit_stats;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod hints;
 pub mod host;
 mod host_time;
 mod hypercall;
@@ -49,27 +52,33 @@ mod latch;
 mod layout;
 mod machine;
 mod memory;
+mod neighbours;
 pub mod outcome;
 mod output;
 mod page_tables;
+mod perf;
+mod preempt;
 mod probe;
+mod random;
 mod registers;
 pub mod results;
 pub mod sandbox;
 mod signal;
+mod steal;
 mod table;
 mod transport;
 mod units;
 mod vcpu;
 mod vm;
+mod wait;
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 
-pub use config::{Config, Kick, PlantedFault, Ring, Spin};
+pub use config::{Config, Kick, PlantedFault, Preempt, Ring, Spin, Target};
 pub use error::Error;
 pub use kernel::Kernel;
-pub use outcome::{Ended, GuestReport, HostTime, Outcome};
+pub use outcome::{Ended, GuestReport, HintAccuracy, HostTime, Outcome, Preemptions, Told};
 pub use vm::launch;
 
 /// A launch's connections to the outside.

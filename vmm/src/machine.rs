@@ -11,10 +11,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::config::{Config, Kick, PlantedFault};
 use crate::console::Console;
 use crate::exit_stats::ExitStats;
+use crate::hints::Hints;
 use crate::host_time::Accounts;
 use crate::latch::Latch;
 use crate::layout::Layout;
 use crate::memory::GuestMemory;
+use crate::preempt::Preemption;
 use crate::sandbox::Sandbox;
 
 /// Why a vCPU ended the run for all.
@@ -24,6 +26,8 @@ pub(crate) enum Cause {
     Exit(u32),
     /// A vCPU cannot go on.
     Crash(Crash),
+    /// This vCPU did not come out of the guest when it was signalled.
+    Deaf(u32),
 }
 
 /// A vCPU that cannot go on.
@@ -53,6 +57,8 @@ pub(crate) struct Machine {
     /// How long a vCPU that halts polls before it sleeps.
     pub(crate) halt_poll: Duration,
     pub(crate) sandbox: Sandbox,
+    pub(crate) preemption: Preemption,
+    pub(crate) hints: Hints,
     pub(crate) planted_fault: Option<PlantedFault>,
     /// Requests of the guest's that were refused because their argument made no sense.
     rejected: AtomicU64,
@@ -89,6 +95,8 @@ impl Machine {
             yield_on_kick: config.yield_on_kick,
             halt_poll: config.halt_poll,
             sandbox,
+            preemption: Preemption::new(config.preempt, config.vcpus)?,
+            hints: Hints::new(config.check_hints),
             planted_fault: config.planted_fault,
             rejected: AtomicU64::new(0),
             unbound: AtomicU64::new(0),
@@ -148,6 +156,7 @@ impl Machine {
         // which is sent after this; one that is parked, after `stop` became readable.
         self.stopping.store(true, Ordering::Release);
         let _ = self.stop.write(1);
+        self.preemption.end();
         self.console.output.close();
     }
 

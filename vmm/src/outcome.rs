@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::config::Ring;
 use crate::exit_stats::VcpuExits;
 
@@ -29,6 +31,8 @@ pub struct GuestReport {
     pub run: abi::report::Report,
     /// What each vCPU did, by vCPU index.
     pub vcpus: Vec<abi::report::VcpuReport>,
+    /// What vCPU 0 saw, and when; empty unless it watched.
+    pub log: Vec<abi::report::LogEntry>,
 }
 
 /// Host time the vCPU threads used between the guest's `MEASURE` calls, summed over them.
@@ -40,6 +44,49 @@ pub struct HostTime {
     pub steal: Option<Duration>,
     /// How often a vCPU thread lost its CPU without asking to; `None` where the host does not tell.
     pub preemptions: Option<u64>,
+}
+
+/// Preemptions on purpose, by what they hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Preemptions {
+    /// A vCPU that held a lock.
+    pub holder: u64,
+    /// A vCPU that waited for one.
+    pub waiter: u64,
+    /// A vCPU that did neither.
+    pub other: u64,
+}
+
+/// What the guest saw of its vCPUs' preemption, compared with the host's record of context switches. Times are sums over
+/// the vCPUs that were watched, of what could be seen: the watcher ran, and they were not parked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HintAccuracy {
+    /// Number of vCPUs that were watched.
+    pub vcpus: u64,
+    /// How often the host preempted one of them, seen or not.
+    pub preemptions: u64,
+    /// How long the watcher ran.
+    pub observed: Duration,
+    /// While the host had given their CPU to another thread.
+    pub preempted: Told,
+    /// While their threads slept: the VMM had stopped them.
+    pub stopped: Told,
+    /// How long the guest was told that they did not run.
+    pub claimed: Duration,
+    /// How much of that their threads did run. For a vCPU that is stopped that is no mistake: its thread runs for a moment
+    /// on the way out of the guest, and on the way back.
+    pub wrong: Duration,
+    /// The error of each moment, by which the guest's clock may differ from the host's.
+    pub clock_error: Duration,
+}
+
+/// Time that vCPUs did not run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// All of it.
+    pub of: Duration,
+    /// What the guest was told of it.
+    pub told: Duration,
 }
 
 /// What a launch came to.
@@ -57,6 +104,12 @@ pub struct Outcome {
     pub report: Option<GuestReport>,
     /// Present only where the guest measured from begin to end.
     pub host_time: Option<HostTime>,
+    /// Preemptions on purpose.
+    pub preemptions: Preemptions,
+    /// How far the guest's hints can be trusted, or why that is not known; `None` unless it was to be checked.
+    pub hints: Option<Result<HintAccuracy, String>>,
+    /// Whether KVM was asked to tell the guest of stolen time, and will.
+    pub steal_time: bool,
     /// Each vCPU's exits; `None` if they were not to be counted.
     pub exits: Option<Vec<VcpuExits>>,
     /// Guest requests that were refused because their arguments made no sense.

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::config::Ring;
 use crate::host::Facts;
-pub use run::{Measured, Preemptions, Run};
+pub use crate::outcome::Preemptions;
+pub use run::{Measured, Run};
 pub use statistics::Percentiles;
 
 /// Everything one invocation measured.

@@ -1,8 +1,12 @@
 //! Getting a vCPU thread out of `KVM_RUN`.
 //!
-//! A signal alone is not enough: one that arrives after the thread's last look at the stop flag and before
+//! A signal alone is not enough: one that arrives after the thread's last look at what it was asked to do and before
 //! `KVM_RUN` would be gone by the time the vCPU runs. So the handler, on the vCPU's own thread, sets the
 //! `immediate_exit` byte of its `kvm_run`, and `KVM_RUN` returns at once however late it was entered.
+//!
+//! The order that makes it work: who asks stores the request, then sends the signal; the vCPU's thread clears
+//! `immediate_exit`, *then* looks for requests, then enters. A signal that comes before the clearing is forgotten, but its
+//! request is seen; one that comes later sets the byte again.
 
 use std::cell::Cell;
 use std::io;
@@ -11,8 +15,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use kvm_ioctls::VcpuFd;
-use libc::{c_int, c_void, siginfo_t};
+use libc::{c_int, c_void, pid_t, siginfo_t};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
+
+use crate::config::PlantedFault;
 
 thread_local! {
     /// `immediate_exit` of the vCPU that this thread runs; null on other threads. Without a destructor and
@@ -39,6 +45,21 @@ pub(crate) fn install_handler() -> io::Result<()> {
         .map_err(io::Error::from_raw_os_error)
 }
 
+/// The calling thread, for [`send`].
+pub(crate) fn this_thread() -> pid_t {
+    // SAFETY: has no preconditions.
+    unsafe { libc::gettid() }
+}
+
+/// Sends the signal to a thread of this process.
+pub(crate) fn send(thread: pid_t) {
+    // Fails if the thread is gone; should its number belong to another one by now, which is one of this process, that one
+    // takes the signal for an interruption without a reason.
+    let process = std::process::id();
+    // SAFETY: has no preconditions, and the handler is installed before there are vCPU threads.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, number()) };
+}
+
 extern "C" fn handle(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
     let immediate_exit = IMMEDIATE_EXIT.get();
     if !immediate_exit.is_null() {
@@ -49,16 +70,31 @@ extern "C" fn handle(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
 }
 
 /// For as long as it lives, the signal makes this thread's `KVM_RUN` return `EINTR`.
-pub(crate) struct Registration(());
+pub(crate) struct Registration {
+    immediate_exit: *mut u8,
+}
 
 impl Registration {
-    /// Registers the calling thread as the one that runs `vcpu`.
-    pub(crate) fn new(vcpu: &mut VcpuFd) -> Self {
-        IMMEDIATE_EXIT.set(&raw mut vcpu.get_kvm_run().immediate_exit);
+    /// Registers the calling thread as the one that runs `vcpu`, and is about to keep it for longer than this lives. With
+    /// the planted fault, the handler is not told.
+    pub(crate) fn new(vcpu: &mut VcpuFd, planted: Option<PlantedFault>) -> Self {
+        let immediate_exit = &raw mut vcpu.get_kvm_run().immediate_exit;
+        if planted != Some(PlantedFault::SignalWithoutImmediateExit) {
+            IMMEDIATE_EXIT.set(immediate_exit);
+        }
         // The caller looks at its stop flag next; a signal from here on must find the pointer. Handler and
         // caller are the same thread, so only the compiler could reorder.
         compiler_fence(Ordering::SeqCst);
-        Self(())
+        Self { immediate_exit }
+    }
+
+    /// Forgets the signals so far. The caller looks at what it was asked to do next.
+    pub(crate) fn rearm(&self) {
+        // SAFETY: the vCPU's `kvm_run` is mapped for as long as this lives, as promised to `new`, and this is the
+        // thread that owns it. Volatile: the kernel reads it.
+        unsafe { self.immediate_exit.write_volatile(0) };
+        // As in `new`: a signal after the caller's look must find the byte cleared, so that it stays set.
+        compiler_fence(Ordering::SeqCst);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
-use abi::vcpu_page::{VcpuPage, state};
+use abi::vcpu_page::{VcpuPage, preempted};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_HALTED, kvm_regs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -35,13 +35,14 @@ impl Vcpu {
     /// Runs until the guest ends, or until the vCPU is told to stop. To be called on the vCPU's own thread.
     pub(crate) fn run(mut self) -> Place {
         let machine = self.machine.clone();
-        let _registration = signal::Registration::new(&mut self.fd);
+        let signals = signal::Registration::new(&mut self.fd, self.machine.planted_fault);
         if let Some(PlantedFault::SystemCall(number, [a, b, c])) = self.machine.planted_fault {
             // SAFETY: whoever plants it sees to it that the call does no harm; or that it is forbidden.
             unsafe { libc::syscall(number, a, b, c) };
         }
-        while !self.machine.stopping() {
+        while self.enter(&signals) {
             let exit = self.fd.run();
+            machine.preemption.leave_guest(&machine, self.index);
             let _outside = machine.exit_stats.outside(self.index, &exit);
             let next = match exit {
                 Ok(VcpuExit::IoOut(port, data)) => {
@@ -89,11 +90,19 @@ impl Vcpu {
     fn out(&mut self, port: u16, data: Start) -> Next {
         // SAFETY: for this exit, `io` is the part of the union that KVM has filled in.
         let count = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io.count };
-        hypercall::write(&self.machine, port, count, data.bytes()).unwrap_or_else(|| {
+        hypercall::write(&self.machine, self.index, port, count, data.bytes()).unwrap_or_else(|| {
             Next::Unexpected(format!(
                 "wrote {data} to port {port:#x}, which takes no such thing"
             ))
         })
+    }
+
+    /// On the way into the guest: what is asked of the vCPU from now on ends `KVM_RUN`, and what was asked before is
+    /// looked at here. Returns whether to go.
+    fn enter(&self, signals: &signal::Registration) -> bool {
+        signals.rearm();
+        self.machine.preemption.enter_guest(self.index);
+        !self.machine.stopping()
     }
 
     /// HLT: sleeps until kicked, and tells the other vCPUs so.
@@ -102,18 +111,10 @@ impl Vcpu {
         if self.machine.planted_fault == Some(PlantedFault::ForgetLatchedKicks) {
             latch.clear();
         }
-        self.set_preempted(1);
+        set_preempted(&self.machine, self.index, preempted::PARKED);
         let wake = latch.park(&self.machine.stop, self.machine.halt_poll);
-        self.set_preempted(0);
+        set_preempted(&self.machine, self.index, 0);
         wake
-    }
-
-    /// Writes the hint in the vCPU's page.
-    fn set_preempted(&self, preempted: u32) {
-        let field = std::mem::offset_of!(VcpuPage, preempted) as u64;
-        self.machine
-            .memory
-            .store_hint(page(&self.machine, self.index) + field, preempted);
     }
 
     /// Why the run is over, if it is.
@@ -180,22 +181,36 @@ impl Display for Start {
     }
 }
 
-/// Address of the page shared with vCPU `index`.
-fn page(machine: &Machine, index: u32) -> u64 {
-    machine.layout.vcpu_pages.base + u64::from(index) * abi::PAGE_SIZE
+/// Tells the guest why vCPU `index` does not run: one of [`preempted`]'s bits, or 0 if it does.
+pub(crate) fn set_preempted(machine: &Machine, index: u32, why: u32) {
+    if why == preempted::STOPPED && machine.planted_fault == Some(PlantedFault::StopInSecret) {
+        return;
+    }
+    let field = std::mem::offset_of!(VcpuPage, preempted) as u64;
+    machine
+        .memory
+        .store_hint(machine.layout.vcpu_page(index) + field, why);
 }
 
-/// What vCPU `index` last said it was doing with the lock.
-pub(crate) fn lock_state(machine: &Machine, index: u32) -> &'static str {
+/// Offers a preemption to vCPU `index`, or withdraws it.
+pub(crate) fn set_offer(machine: &Machine, index: u32, what: u32) {
+    let field = std::mem::offset_of!(VcpuPage, offer) as u64;
+    machine
+        .memory
+        .store_hint(machine.layout.vcpu_page(index) + field, what);
+}
+
+/// What vCPU `index` last said it was doing with the lock: one of [`abi::vcpu_page::state`]'s values, if the guest is honest.
+pub(crate) fn lock_state(machine: &Machine, index: u32) -> u32 {
     let field = std::mem::offset_of!(VcpuPage, state) as u64;
-    state::name(machine.memory.load_hint(page(machine, index) + field))
+    machine.memory.load_hint(machine.layout.vcpu_page(index) + field)
 }
 
 /// Where a vCPU took an exception that ended the run, by what the guest left in the vCPUs' pages.
 pub(crate) fn fault_rip(machine: &Machine) -> Option<u64> {
     let field = std::mem::offset_of!(VcpuPage, fault_rip) as u64;
-    let rips =
-        (0..machine.latches.len() as u32).map(|index| machine.memory.load_hint(page(machine, index) + field));
+    let rips = (0..machine.latches.len() as u32)
+        .map(|index| machine.memory.load_hint(machine.layout.vcpu_page(index) + field));
     rips.into_iter().find(|rip| *rip != 0)
 }
 

@@ -19,12 +19,14 @@ use crate::kernel::Kernel;
 use crate::layout::{BOOT_INFO, Layout};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
+use crate::neighbours::Neighbours;
 use crate::outcome::Outcome;
+use crate::preempt::Injector;
 use crate::probe::{self, Ring0};
 use crate::sandbox::{Class, Sandbox};
 use crate::transport::Transport;
 use crate::vcpu::{Place, Vcpu};
-use crate::{Io, affinity, diagnosis, page_tables, registers, signal};
+use crate::{Io, affinity, diagnosis, page_tables, registers, signal, steal};
 
 /// How long vCPU threads get to come out of KVM once they are told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -40,6 +42,7 @@ pub(crate) struct Vm {
     tsc_khz: u64,
     /// How the guest has to kick: one of [`abi::kick`]'s values.
     kick: u32,
+    steal_time: bool,
 }
 
 impl Vm {
@@ -98,6 +101,8 @@ impl Vm {
             .get_tsc_khz()
             .map_err(fail("tell the TSC's frequency"))?
             .into();
+        let mut pages = fds.iter().zip((0..).map(|index| layout.vcpu_page(index)));
+        let steal_time = steal::offered(&cpuid) && pages.all(|(fd, page)| steal::enable(fd, page));
         Ok(Self {
             vcpus: fds,
             fd: vm,
@@ -106,6 +111,7 @@ impl Vm {
             cr3,
             tsc_khz,
             kick,
+            steal_time,
         })
     }
 
@@ -194,6 +200,7 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
         memory,
         layout,
         tsc_khz,
+        steal_time,
         ..
     } = vm;
     let machine = Machine::new(memory, layout, config, io.console, sandbox).map_err(system)?;
@@ -201,14 +208,19 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     let machine = Arc::new(machine);
     signal::install_handler().map_err(system)?;
     let setup = begun.elapsed();
+    let neighbours = Neighbours::start(config).map_err(system)?;
+    let injector = Injector::start(&machine, config.seed).map_err(system)?;
     let threads = Threads::start(vcpus, &machine, config).map_err(system)?;
     let event = control::wait(machine.clone(), config.timeout, io.stop, io.input);
     let places = threads.stop(&machine);
+    drop(injector);
+    drop(neighbours);
     machine.console.output.finish();
     drop(vm_fd);
     let event = event.map_err(system)?;
     diagnosis::outcome(&machine, kernel, config, event, &places).map(|mut outcome| {
         (outcome.ring, outcome.tsc_khz, outcome.setup) = (ring, tsc_khz, setup);
+        outcome.steal_time = steal_time;
         outcome
     })
 }
@@ -233,11 +245,7 @@ impl Threads {
                 fd,
                 machine: machine.clone(),
             };
-            let cpus = if config.pin {
-                vec![config.pcpus[index as usize % config.pcpus.len()]]
-            } else {
-                config.pcpus.clone()
-            };
+            let cpus = config.cpus_of(index);
             let sender = sender.clone();
             let body = move || {
                 if !affinity::bind_this_thread(&cpus) {
@@ -245,6 +253,8 @@ impl Threads {
                 }
                 signal::unblock();
                 vcpu.machine.accounts.add_this_thread();
+                vcpu.machine.preemption.register(index);
+                vcpu.machine.hints.record_this_thread(index);
                 vcpu.machine.sandbox.enter(Class::Vcpu);
                 // The receiver may have given up on this thread.
                 let _ = sender.send((index, vcpu.run()));

@@ -14,7 +14,7 @@ use super::{Measured, wake_cost, write_report};
 use crate::clock::{self, Line, Pace};
 use crate::cpu::Cpu;
 use crate::pv::{self, Pv};
-use crate::report;
+use crate::{preempt, report};
 
 /// What the lock protects, on cache lines of its own.
 ///
@@ -107,6 +107,7 @@ fn run_with<R: RawMutex>(cpu: &Cpu, boot: &'static BootInfo, kind: LockKind, loc
     let hold = HOLD_UNITS.load(Ordering::Relaxed);
     let think = THINK_UNITS.load(Ordering::Relaxed);
     repeat(cpu, lock, deadline, hold, think, results);
+    results.stolen_ns = measured.stolen(cpu);
     copy_counters(cpu, boot, results);
     let elapsed = measured.end(cpu);
 
@@ -142,6 +143,7 @@ fn repeat<R: RawMutex>(
         let guard = lock.lock();
         let got = clock::cycles();
         enter(state::HOLDING);
+        preempt::holder(page);
         let intruder = SHARED.critical_section(me, hold);
         let done = clock::cycles();
         drop(guard);

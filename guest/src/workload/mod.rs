@@ -3,6 +3,7 @@
 mod costs;
 mod hostile;
 mod lock;
+mod observe;
 mod ping_pong;
 mod self_test;
 mod wake_cost;
@@ -19,7 +20,7 @@ use pvlock::SpinBudget;
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::pv::meet;
-use crate::{hypercall, report};
+use crate::{hypercall, preempt, report};
 
 /// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished.
 pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
@@ -37,6 +38,8 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         Workload::PingPong => ping_pong::run(cpu, boot),
         Workload::Idle => {}
         Workload::Costs => costs::run(cpu, boot),
+        Workload::Spin => observe::spin(cpu, boot),
+        Workload::Observe => observe::observe(cpu, boot),
         _ => match hostile::evil(workload) {
             Some(evil) => evil(&mut hostile::Culprit::new(cpu, boot)),
             None => self_test::run(workload, cpu, boot),
@@ -48,6 +51,8 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
 /// The measured part of a workload: begun and ended by all vCPUs together.
 struct Measured {
     started: u64,
+    /// What was stolen from this vCPU before.
+    stolen: u64,
 }
 
 impl Measured {
@@ -66,13 +71,22 @@ impl Measured {
             Ok(_) => now,
             Err(first) => first,
         };
-        Self { started }
+        Self {
+            started,
+            stolen: preempt::stolen(cpu),
+        }
     }
 
     /// TSC at which the workload has lasted as long as it was asked to.
     fn deadline(&self, boot: &BootInfo) -> u64 {
         self.started
             .saturating_add(clock::from_ns(boot, boot.run.duration_ns))
+    }
+
+    /// Nanoseconds stolen from this vCPU since the beginning, as far as KVM says. To be asked before the end,
+    /// where vCPUs wait for each other.
+    fn stolen(&self, cpu: &Cpu) -> u64 {
+        preempt::stolen(cpu).saturating_sub(self.stolen)
     }
 
     /// Meets the others; time no longer counts. Returns the cycles since the beginning.
@@ -132,6 +146,7 @@ fn write_report(boot: &BootInfo, plain_counter: u64, elapsed: u64, wake_cost: u6
             wake_cost_cycles: wake_cost,
             spin_budget_cycles,
             spin_budget_iterations,
+            ..Report::default()
         },
     );
 }

@@ -29,6 +29,11 @@ pub(super) fn run(workload: Workload, cpu: &'static Cpu, boot: &BootInfo) {
             println!("and another thing");
         },
         Workload::BadPort if cpu.is_first() => hypercall::out32(0x80, 0xbad),
+        Workload::BadPreempt if cpu.is_first() => {
+            for _ in 0..3 {
+                hypercall::preempt_me();
+            }
+        }
         Workload::BadKick if cpu.is_first() => {
             for index in [boot.vcpus, boot.vcpus + 1, u32::MAX] {
                 hypercall::kick(index);

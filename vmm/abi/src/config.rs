@@ -52,6 +52,9 @@ named! {
         PingPong = 1, "ping-pong", "pairs of vCPUs hand a token to and fro with halt and kick; counts hand-offs";
         Idle = 2, "idle", "boots, meets at the barrier and ends: what a launch costs";
         Costs = 3, "costs", "vCPU 0 times exits to the VMM, and kicks that wake nobody";
+        Spin = 40, "spin", "every vCPU spins for --duration, without an exit: counts turns";
+        Observe = 41, "observe", "vCPU 0 watches which of the others run, as they spin: counts the times one did not";
+        BadPreempt = 42, "bad-preempt", "self-test: vCPU 0 takes preemptions that nobody offers, then ends";
         Panic = 16, "panic", "self-test: vCPU 0 panics";
         Fault = 17, "fault", "self-test: the last vCPU reads an unmapped address";
         StackOverflow = 18, "stack-overflow", "self-test: vCPU 0 recurses until it hits the guard page of its stack";

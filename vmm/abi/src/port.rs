@@ -7,7 +7,8 @@
 //! 0x3f8 ..= 0x3ff   console: a 16550 UART, 8-bit accesses
 //! 0x500             KICK_CPU   vCPU index
 //! 0x504             EXIT       exit_code
-//! 0x508             MEASURE    measure::BEGIN or measure::END
+//! 0x508             MEASURE    measure::BEGIN, measure::END or measure::SYNC
+//! 0x518             PREEMPT_ME 0
 //! ```
 
 /// First port of the 16550 console.
@@ -26,9 +27,16 @@ pub const EXIT: u16 = 0x504;
 /// Begins or ends the interval in which the VMM accounts host time to the vCPUs; see [`measure`].
 pub const MEASURE: u16 = 0x508;
 
+/// Takes the preemption that the VMM offers in the vCPU's page ([`VcpuPage::offer`]): the VMM stops the vCPU
+/// here for as long as it was asked to. Refused where nothing was offered; of several vCPUs that take one
+/// offer, the first is stopped.
+///
+/// [`VcpuPage::offer`]: crate::vcpu_page::VcpuPage::offer
+pub const PREEMPT_ME: u16 = 0x518;
+
 /// Ports from 0 up to, not including, this one may be used: what the guest's I/O permission bitmap has to
 /// cover.
-pub const LIMIT: u16 = 0x50c;
+pub const LIMIT: u16 = 0x520;
 
 /// Values of [`EXIT`].
 pub mod exit_code {
@@ -50,4 +58,8 @@ pub mod measure {
     pub const BEGIN: u32 = 0;
     /// All vCPUs have finished the workload.
     pub const END: u32 = 1;
+    /// The VMM notes the time, so that the guest's clock can be joined with the host's afterwards.
+    pub const SYNC: u32 = 2;
+    /// More calls of SYNC than this are refused.
+    pub const SYNCS: usize = 64;
 }

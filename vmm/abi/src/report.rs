@@ -1,4 +1,5 @@
-//! What the guest leaves behind: one [`Report`], followed by one [`VcpuReport`] for each vCPU.
+//! What the guest leaves behind: one [`Report`], followed by one [`VcpuReport`] for each vCPU and room for a
+//! [log](LogEntry).
 //!
 //! The VMM reads it once the guest has ended with [`exit_code::DONE`](crate::port::exit_code::DONE). Times
 //! are TSC cycles.
@@ -24,16 +25,69 @@ pub struct Report {
     pub spin_budget_cycles: u64,
     /// The spin budget in use, in iterations; 0 if it is in cycles.
     pub spin_budget_iterations: u64,
+    /// Number of [`LogEntry`]s.
+    pub log_entries: u64,
+    /// Number of those there was no room for.
+    pub log_dropped: u64,
 }
 
-assert_layout!(Report, size 40, elapsed_cycles at 8, spin_budget_iterations at 32);
+assert_layout!(Report, size 56, elapsed_cycles at 8, spin_budget_iterations at 32, log_entries at 40);
 
 /// Where the first [`VcpuReport`] lies, from the start of the report.
 pub const VCPU_REPORTS: u64 = PAGE_SIZE;
 
 /// Bytes a report for `vcpus` vCPUs takes.
 pub const fn size(vcpus: u32) -> u64 {
+    log(vcpus) + (LOG * size_of::<LogEntry>()) as u64
+}
+
+/// Where the log begins in a report for `vcpus` vCPUs.
+pub const fn log(vcpus: u32) -> u64 {
     VCPU_REPORTS + vcpus as u64 * size_of::<VcpuReport>() as u64
+}
+
+/// Most entries of the log.
+pub const LOG: usize = 16384;
+
+/// What vCPU 0 saw, and when: the log of [`Workload::Observe`](crate::config::Workload::Observe), in order
+/// of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LogEntry {
+    /// TSC.
+    pub tsc: u64,
+    /// One of [`log_kind`]'s values.
+    pub kind: u32,
+    /// The vCPU that was looked at, in the low 16 bits; what was seen of it, in the high ones. For
+    /// [`log_kind::HINT`]; else 0.
+    pub what: u32,
+}
+
+assert_layout!(LogEntry, size 16, kind at 8, what at 12);
+
+/// Values of [`LogEntry::kind`].
+pub mod log_kind {
+    /// Before a [`SYNC`](crate::port::measure::SYNC); the entry after it follows.
+    pub const BEFORE_SYNC: u32 = 0;
+    /// After it.
+    pub const AFTER_SYNC: u32 = 1;
+    /// What is seen of a vCPU changes: 0 if it seems to run, else bits of
+    /// [`seen`](super::seen).
+    pub const HINT: u32 = 2;
+    /// From here on the observer itself did not run, or not as it should ...
+    pub const BLIND: u32 = 3;
+    /// ... until here.
+    pub const SIGHTED: u32 = 4;
+}
+
+/// Why a vCPU seems not to run: bits of a [`log_kind::HINT`].
+pub mod seen {
+    /// It is parked in a HLT.
+    pub const PARKED: u32 = crate::vcpu_page::preempted::PARKED;
+    /// The VMM has stopped it.
+    pub const STOPPED: u32 = crate::vcpu_page::preempted::STOPPED;
+    /// KVM says that it was preempted.
+    pub const KVM: u32 = 4;
 }
 
 /// Counts of values by their [`bucket`](crate::histogram::bucket).
@@ -57,8 +111,8 @@ pub struct VcpuReport {
     pub kicks: u64,
     /// The longest wait for a lock.
     pub longest_wait_cycles: u64,
-    /// Explicit padding, zero.
-    pub reserved: u64,
+    /// What KVM says was stolen from it while it worked, in nanoseconds.
+    pub stolen_ns: u64,
     /// Lock events.
     pub events: [u64; EVENTS],
     /// Waits for the lock, from asking to getting.
@@ -77,7 +131,7 @@ impl Default for VcpuReport {
             halts: 0,
             kicks: 0,
             longest_wait_cycles: 0,
-            reserved: 0,
+            stolen_ns: 0,
             events: [0; EVENTS],
             wait: [0; BUCKETS],
             held: [0; BUCKETS],
@@ -91,3 +145,5 @@ assert_layout!(VcpuReport, size 64 + 8 * EVENTS + 16 * BUCKETS, events at 64, wa
 unsafe impl Plain for Report {}
 // SAFETY: as above.
 unsafe impl Plain for VcpuReport {}
+// SAFETY: as above.
+unsafe impl Plain for LogEntry {}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use abi::config::{LockKind, Workload};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Spin;
+use crate::config::{Preempt, Spin};
 use crate::units::{parse_duration, parse_positive_duration, parse_size};
 use values::{parse_lock, parse_spin, parse_vcpus, parse_workload};
 
@@ -81,9 +81,11 @@ pub(super) struct RunArgs {
     /// Hand-offs of the ping-pong; 0 for as many as fit into the duration
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) rounds: u64,
-    /// Seed of everything random in the guest
+    /// Seed of everything random in the guest, and of preemption
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
+    #[command(flatten)]
+    pub(super) preemption: PreemptionArgs,
     /// Count the vCPUs' exits by their reasons, and time them
     #[arg(long, help_heading = "Result")]
     pub(super) stats: bool,
@@ -95,6 +97,19 @@ pub(super) struct RunArgs {
     pub(super) output: Option<PathBuf>,
     #[command(flatten)]
     pub(super) guest: GuestArgs,
+}
+
+/// Options of `run` that take vCPUs their CPU.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Preemption")]
+pub(super) struct PreemptionArgs {
+    /// Stop a vCPU that holds the lock, one that spins for it, or any, for a time; about so long after the last was let go
+    #[arg(long, value_name = "holder|waiter|any:EVERY:FOR", value_parser = str::parse::<Preempt>, allow_hyphen_values = true)]
+    pub(super) preempt: Option<Preempt>,
+    /// Number of busy host threads that share the vCPUs' CPUs
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(..=1024), allow_hyphen_values = true,
+          default_value_t = 0)]
+    pub(super) neighbours: u32,
 }
 
 /// Options of `boot`.

@@ -81,7 +81,12 @@ impl RunArgs {
                     .into(),
             ));
         }
-        let (base, facts) = self.guest.config(self.duration + TIMEOUT_MARGIN)?;
+        // A vCPU that is stopped at the end may be the one that the others wait for.
+        let stopped = self
+            .preemption
+            .preempt
+            .map_or(Duration::ZERO, |preempt| preempt.length);
+        let (base, facts) = self.guest.config(self.duration + stopped + TIMEOUT_MARGIN)?;
         let locks = match self.workload {
             Workload::Lock => self.lock.len(),
             _ => 1,
@@ -97,6 +102,8 @@ impl RunArgs {
             halt_poll: self.halt_poll,
             yield_on_kick: self.yield_on_kick,
             rounds: self.rounds,
+            preempt: self.preemption.preempt,
+            neighbours: self.preemption.neighbours,
             seed: self.seed,
             exit_stats: self.stats,
             ..base.clone()

@@ -2,6 +2,7 @@
 
 mod costs;
 mod floor;
+mod preemption;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -37,6 +38,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     };
     let tried = try_launch(&base, &signals).and_then(|launch| {
         lines.push(launch);
+        lines.extend(preemption::try_hints(&base, &signals)?);
         costs::measure(&base, &signals)
     });
     output::print(&table::render(&[Align::Left, Align::Left], &lines))?;

@@ -1,5 +1,7 @@
 //! Results as text that a newcomer can read.
 
+mod preemption;
+
 use abi::config::{Workload, pairs};
 
 use crate::cli::exits;
@@ -19,10 +21,14 @@ pub(super) fn summary(results: &Results) -> String {
     let header = header(&results.host, first);
     let mut text = match first.workload {
         Workload::Lock => {
-            format!("{header}\n{}\n{}\n", locks(&results.runs), verdict(&results.runs))
+            let (locks, hits) = (locks(&results.runs), preemption::hits(&results.runs));
+            format!("{header}\n{locks}{hits}\n{}\n", verdict(&results.runs))
         }
         Workload::PingPong => format!("{header}\n{}", ping_pongs(&results.runs)),
-        _ => format!("{header}\n{}", others(&results.runs)),
+        _ => {
+            let hits = preemption::hits(&results.runs);
+            format!("{header}\n{}{hits}", others(&results.runs))
+        }
     };
     text.extend(results.runs.iter().map(exits::table));
     text
@@ -60,7 +66,7 @@ fn header(host: &Host, run: &Run) -> String {
         workload => workload.name().to_owned(),
     };
     format!(
-        "Host   {kvm}; TSC {}; Linux {}\nGuest  ring {}, {} (overcommit {}){}, {}; {}\nLoad   {load}\n",
+        "Host   {kvm}; TSC {}; Linux {}\nGuest  ring {}, {} (overcommit {}){}, {}; {}\nLoad   {load}\n{}",
         frequency(host.tsc_khz),
         host.kernel,
         host.guest_ring,
@@ -69,6 +75,7 @@ fn header(host: &Host, run: &Run) -> String {
         if run.pinned { ", each bound to one" } else { "" },
         size(run.memory),
         kicks(run),
+        preemption::header(run),
     )
 }
 

@@ -11,7 +11,7 @@ use super::{Input, Target};
 use crate::cli::fuzz::{idle, show};
 use crate::config::Ring;
 use crate::memory::GuestMemory;
-use crate::outcome::{Ended, GuestReport, HostTime, Outcome};
+use crate::outcome::{Ended, GuestReport, HostTime, Outcome, Preemptions};
 use crate::results::{Percentiles, Run};
 
 pub(super) const TARGET: Target = Target {
@@ -86,6 +86,7 @@ fn report(data: &[u8]) {
         GuestReport {
             run: memory.read(0).expect("it was written"),
             vcpus: vcpus.collect(),
+            log: Vec::new(),
         }
     });
     let mut config = idle(VCPUS as u32);
@@ -97,6 +98,9 @@ fn report(data: &[u8]) {
         tsc_khz,
         report: Some(report),
         host_time: Some(host_time),
+        preemptions: Preemptions::default(),
+        hints: None,
+        steal_time: false,
         exits: None,
         rejected: tsc_khz,
         setup: Duration::ZERO,

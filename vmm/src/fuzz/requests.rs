@@ -114,9 +114,9 @@ fn request(machine: &Machine, input: &mut Input<'_>) -> Option<Cause> {
     let refused = machine.rejected();
     match kind % 4 {
         0 => {
-            let known = [port::KICK_CPU, port::EXIT, port::MEASURE];
+            let known = [port::KICK_CPU, port::EXIT, port::MEASURE, port::PREEMPT_ME];
             let argument = <[u8; 4]>::try_from(&*data).map(u32::from_le_bytes);
-            let next = hypercall::write(machine, port, count.into(), data);
+            let next = hypercall::write(machine, 0, port, count.into(), data);
             assert!(
                 machine.rejected() - refused <= 1,
                 "one request, refused more than once"

@@ -9,7 +9,7 @@ use super::Exit;
 use super::statistics::{self, Clock, Percentiles};
 use crate::config::{Config, nanos};
 use crate::exit_stats::VcpuExits;
-use crate::outcome::{Ended, Outcome};
+use crate::outcome::{Ended, Outcome, Preemptions};
 
 /// One launch. Times are in nanoseconds, numbers are sums over the vCPUs unless they say otherwise, and zero
 /// in a run that did not reach its end.
@@ -55,26 +55,21 @@ pub struct Run {
     pub cpu_ns: Option<u64>,
     /// Time they were ready to run but waited for a CPU; null where the host does not tell.
     pub steal_ns: Option<u64>,
+    /// What KVM told the guest of that, while its vCPUs worked; null where KVM does not tell.
+    pub guest_steal_ns: Option<u64>,
     /// How often they lost their CPU without asking to; null where the host does not tell.
     pub natural_preemptions: Option<u64>,
-    /// How often they were stopped on purpose.
+    /// How they were to be preempted on purpose, as `--preempt` takes it; null if they were not.
+    pub preempt: Option<String>,
+    /// Busy host threads that shared their CPUs with them.
+    pub neighbours: u32,
+    /// How often they were stopped on purpose, by what they were doing.
     pub preemptions: Preemptions,
     /// Each vCPU's exits by their reasons; null if they were not to be counted.
     pub exits: Option<Vec<VcpuExits>>,
     /// What the guest measured.
     #[serde(flatten)]
     pub measured: Measured,
-}
-
-/// Injected preemptions by what they hit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Preemptions {
-    /// A vCPU that held a lock.
-    pub holder: u64,
-    /// A vCPU that waited for one.
-    pub waiter: u64,
-    /// A vCPU that did neither.
-    pub other: u64,
 }
 
 /// The guest's measurements of one run.
@@ -152,8 +147,12 @@ impl Run {
             rejected: outcome.rejected,
             cpu_ns: host_time.map(|time| nanos(time.cpu)),
             steal_ns: host_time.and_then(|time| time.steal).map(nanos),
+            guest_steal_ns: (outcome.report.as_ref().filter(|_| outcome.steal_time))
+                .map(|report| statistics::sum(report.vcpus.iter().map(|vcpu| vcpu.stolen_ns))),
             natural_preemptions: host_time.and_then(|time| time.preemptions),
-            preemptions: Preemptions::default(),
+            preempt: config.preempt.map(|preempt| preempt.to_string()),
+            neighbours: config.neighbours,
+            preemptions: outcome.preemptions,
             exits: outcome.exits.clone(),
             measured,
         }

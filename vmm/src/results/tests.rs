@@ -41,6 +41,9 @@ fn outcome(report: Option<GuestReport>) -> Outcome {
             preemptions: Some(7),
         }),
         exits: None,
+        preemptions: Preemptions::default(),
+        hints: None,
+        steal_time: true,
         rejected: 0,
         setup: Duration::from_millis(3),
     }
@@ -60,6 +63,7 @@ fn report(plain_counter: u64, acquisitions: [u64; 2]) -> GuestReport {
     GuestReport {
         run,
         vcpus: vcpus.into(),
+        log: Vec::new(),
     }
 }
 
@@ -71,6 +75,8 @@ fn garbage(word: u64) -> GuestReport {
         wake_cost_cycles: word,
         spin_budget_cycles: word,
         spin_budget_iterations: word,
+        log_entries: word,
+        log_dropped: word,
     };
     let vcpu = VcpuReport {
         acquisitions: word,
@@ -80,7 +86,7 @@ fn garbage(word: u64) -> GuestReport {
         halts: word,
         kicks: word,
         longest_wait_cycles: word,
-        reserved: word,
+        stolen_ns: word,
         events: [word; EVENTS],
         wait: [word; BUCKETS],
         held: [word; BUCKETS],
@@ -88,6 +94,7 @@ fn garbage(word: u64) -> GuestReport {
     GuestReport {
         run,
         vcpus: vec![vcpu; 64],
+        log: Vec::new(),
     }
 }
 
@@ -130,10 +137,11 @@ fn json_fields_keep_their_names() {
     ];
     assert_eq!(keys(&json["host"]), BTreeSet::from(host));
     let run = &json["runs"][0];
-    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit exits halt_poll_ns \
-                 halted_ns halts held_ns hold_ns jain_index kick kicks lock longest_wait_ns memory natural_preemptions pcpus per_vcpu pinned \
-                 preemptions rejected seed setup_ns spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns \
-                 throughput_per_sec vcpus wait_ns wake_cost_ns workload yield_on_kick";
+    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit exits guest_steal_ns \
+                 halt_poll_ns halted_ns halts held_ns hold_ns jain_index kick kicks lock longest_wait_ns memory \
+                 natural_preemptions neighbours pcpus per_vcpu pinned preempt preemptions rejected seed setup_ns \
+                 spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns throughput_per_sec vcpus wait_ns \
+                 wake_cost_ns workload yield_on_kick";
     assert_eq!(keys(run), names.split_whitespace().collect());
     let percentiles = BTreeSet::from(["max", "p10", "p50", "p90", "p99", "p999"]);
     assert_eq!(keys(&run["wait_ns"]), percentiles);

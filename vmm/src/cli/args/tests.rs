@@ -65,6 +65,9 @@ fn options_are_understood() {
         Option::<Ring>::from(run(&["--guest-ring", "3"]).guest.guest_ring),
         Some(Ring::Three)
     );
+    let preempt = run(&["--preempt", "holder:1ms:5ms"]).preemption.preempt.unwrap();
+    assert_eq!(preempt.to_string(), "holder:1ms:5ms");
+    assert_eq!(run(&["--neighbours", "3"]).preemption.neighbours, 3);
     for lock in LockKind::ALL {
         assert_eq!(run(&["--lock", lock.name()]).lock, [*lock]);
     }
@@ -98,6 +101,12 @@ fn bad_usage_is_one_line_with_what_and_what_to_do() {
         (&["run", "--memory", "many"], "256M"),
         (&["run", "--guest-ring", "1"], "[possible values: auto, 0, 3]"),
         (&["run", "--format", "xml"], "[possible values: table, json]"),
+        (&["run", "--preempt", "holder"], "holder:1ms:5ms"),
+        (&["run", "--preempt", "owner:1ms:5ms"], "holder, waiter or any"),
+        (&["run", "--preempt", "any:0:5ms"], "longer than 0"),
+        (&["run", "--preempt", "any:1ms:5"], "unit is missing"),
+        (&["run", "--neighbours", "-1"], "--neighbours"),
+        (&["run", "--neighbours", "5000"], "1024"),
         (&["run", "--seed", "x"], "--seed"),
         (&["run", "--seed", "1", "--seed", "2"], "--seed"),
         (&["run", "--lock", "a\n\nb\x1b[2J\r"], "\\u{1b}"),

@@ -26,7 +26,10 @@ pub(in crate::cli) fn run(lock: LockKind, vcpus: u32, pcpus: usize, acquisitions
         rejected: 0,
         cpu_ns: Some(1_000_000_000),
         steal_ns: None,
+        guest_steal_ns: None,
         natural_preemptions: None,
+        preempt: None,
+        neighbours: 0,
         preemptions: Preemptions::default(),
         exits: None,
         measured: Measured {
