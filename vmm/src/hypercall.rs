@@ -154,7 +154,7 @@ mod tests {
         // The end before the beginning, edges that do not exist, and each of the two again.
         for edge in [
             measure::END,
-            2,
+            3,
             measure::BEGIN,
             measure::BEGIN,
             measure::END,

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::affinity;
 use crate::config::Config;
+use crate::sandbox::{Class, Sandbox};
 
 /// The running threads.
 pub(crate) struct Neighbours {
@@ -18,16 +19,17 @@ pub(crate) struct Neighbours {
 
 impl Neighbours {
     /// Starts as many threads as `config` asks for. If one cannot be started, the others are ended again.
-    pub(crate) fn start(config: &Config) -> io::Result<Self> {
+    pub(crate) fn start(config: &Config, sandbox: &Sandbox) -> io::Result<Self> {
         let mut neighbours = Self {
             threads: Vec::new(),
             over: Arc::default(),
         };
         for index in 0..config.neighbours {
             let cpus = config.cpus_of(index);
-            let over = neighbours.over.clone();
+            let (over, sandbox) = (neighbours.over.clone(), sandbox.clone());
             let body = move || {
                 affinity::bind_this_thread(&cpus);
+                sandbox.enter(Class::Helper);
                 // Relaxed: the flag hands over no data.
                 while !over.load(Ordering::Relaxed) {
                     hint::spin_loop();

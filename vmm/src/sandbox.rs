@@ -38,6 +38,8 @@ pub(crate) enum Class {
     Vcpu,
     /// Writes a guest's console output.
     Console,
+    /// Stops vCPUs, or keeps their CPUs busy.
+    Helper,
 }
 
 impl Class {
@@ -47,6 +49,7 @@ impl Class {
             Self::Control => "control",
             Self::Vcpu => "vcpu",
             Self::Console => "console",
+            Self::Helper => "helper",
         }
     }
 }
@@ -58,6 +61,7 @@ pub(crate) struct Sandbox(Option<Arc<Filters>>);
 struct Filters {
     vcpu: BpfProgram,
     console: BpfProgram,
+    helper: BpfProgram,
 }
 
 impl Sandbox {
@@ -74,6 +78,7 @@ impl Sandbox {
         Ok(Self(Some(Arc::new(Filters {
             vcpu: filter::program(Class::Vcpu)?,
             console: filter::program(Class::Console)?,
+            helper: filter::program(Class::Helper)?,
         }))))
     }
 
@@ -88,6 +93,7 @@ impl Sandbox {
             Class::Control => return,
             Class::Vcpu => &filters.vcpu,
             Class::Console => &filters.console,
+            Class::Helper => &filters.helper,
         };
         violation::this_thread_is(class.name());
         if let Err(error) = seccompiler::apply_filter(program) {

@@ -208,7 +208,7 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     let machine = Arc::new(machine);
     signal::install_handler().map_err(system)?;
     let setup = begun.elapsed();
-    let neighbours = Neighbours::start(config).map_err(system)?;
+    let neighbours = Neighbours::start(config, &machine.sandbox).map_err(system)?;
     let injector = Injector::start(&machine, config.seed).map_err(system)?;
     let threads = Threads::start(vcpus, &machine, config).map_err(system)?;
     let event = control::wait(machine.clone(), config.timeout, io.stop, io.input);

@@ -11,6 +11,7 @@ use super::Asked;
 use crate::config::{Preempt, Target, nanos};
 use crate::machine::{Cause, Machine};
 use crate::random::Random;
+use crate::sandbox::Class;
 use crate::wait::{on_time, wait};
 
 /// How long a vCPU whose thread has a CPU usually takes to come out of the guest, and then some: tens of microseconds, and
@@ -35,6 +36,7 @@ impl Injector {
         let machine = machine.clone();
         let thread = thread::Builder::new().name("preempt".into()).spawn(move || {
             on_time();
+            machine.sandbox.enter(Class::Helper);
             inject(&machine, plan, &mut Random::new(seed));
         })?;
         Ok(Self(Some(thread)))

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use kvm_bindings::{
-    kvm_cpuid2, kvm_interrupt, kvm_msi, kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_cpuid2, kvm_enable_cap, kvm_interrupt, kvm_ioeventfd, kvm_lapic_state, kvm_mp_state, kvm_msi,
+    kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
 };
 use libc::c_long;
 use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -92,11 +93,16 @@ const VCPU: &[Call] = &[
     ioctl!(kvm_in::<kvm_msi>(0xa5)),       // KVM_SIGNAL_MSI
     ioctl!(kvm_in_out::<kvm_msrs>(0x88)),  // KVM_GET_MSRS
     ioctl!(kvm_in::<kvm_msrs>(0x89)),      // KVM_SET_MSRS
-    // The latch.
+    ioctl!(kvm_out::<kvm_mp_state>(0x98)), // KVM_GET_MP_STATE
+    // The latch, and preemption on purpose.
     call(libc::SYS_poll),
+    call(libc::SYS_ppoll),
     // The thread's books.
     call(libc::SYS_pread64),
 ];
+
+/// What stopping vCPUs needs; being busy needs nothing.
+const HELPER: &[Call] = &[call(libc::SYS_ppoll)];
 
 /// What writing to the user needs, wherever that goes: a stream is written to, but not to an address.
 const CONSOLE: &[Call] = &[
@@ -120,6 +126,11 @@ const CONTROL: &[Call] = &[
     ioctl!(kvm_in::<kvm_sregs>(0x84)),                   // KVM_SET_SREGS
     ioctl!(kvm_in::<kvm_cpuid2>(0x90)),                  // KVM_SET_CPUID2
     ioctl!(kvm(0xa3)),                                   // KVM_GET_TSC_KHZ
+    ioctl!(kvm_in::<kvm_enable_cap>(0xa3)),              // KVM_ENABLE_CAP
+    ioctl!(kvm_in::<kvm_ioeventfd>(0x79)),               // KVM_IOEVENTFD
+    ioctl!(kvm_out::<kvm_lapic_state>(0x8e)),            // KVM_GET_LAPIC
+    ioctl!(kvm_in::<kvm_lapic_state>(0x8f)),             // KVM_SET_LAPIC
+    ioctl!(kvm_in::<kvm_mp_state>(0x99)),                // KVM_SET_MP_STATE
     // Is it a terminal, and how wide? Never to type on one (TIOCSTI).
     ioctl!(libc::TCGETS as u32),
     ioctl!(libc::TIOCGWINSZ as u32),
@@ -158,6 +169,9 @@ const CONTROL: &[Call] = &[
     call(libc::SYS_sched_getaffinity),
     call(libc::SYS_sched_setaffinity),
     Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_NAME as u32)]),
+    Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_TIMERSLACK as u32)]),
+    // Records of threads of its own: the one that asks.
+    Call(libc::SYS_perf_event_open, &[Is(1, 0)]),
     Call(libc::SYS_prlimit64, &[Null(2)]),
     // Their own filters, which can but forbid more.
     Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_NO_NEW_PRIVS as u32)]),
@@ -178,6 +192,7 @@ fn groups(class: Class) -> &'static [&'static [Call]] {
     match class {
         Class::Vcpu => &[VCPU, ANY],
         Class::Console => &[CONSOLE, ANY],
+        Class::Helper => &[HELPER, ANY],
         Class::Control => &[VCPU, CONSOLE, CONTROL, ANY],
     }
 }
