@@ -1,7 +1,7 @@
 //! A file that is to be booted: parsed, mapped, loaded, and asked for its functions.
 
 use abi::PAGE_SIZE;
-use abi::boot::KERNEL_BASE;
+use abi::boot::{HOLE, KERNEL_BASE};
 use abi::note::{NAME, TYPE_VERSION};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -66,11 +66,29 @@ fn seeds() -> Vec<Vec<u8>> {
     file.extend([0; 64]);
     file.extend(words(&[header(0, 2), 0, 0, 400, 48, header(2, 0), 8, 24]));
     file.extend(words(&[header(0, 3), 0, 0, names, 80, 0, 1, 0]));
-    vec![
-        [vec![0], file].concat(),
-        // And the embedded guest, with a byte changed.
-        vec![0xff, 24, 0, 0, 0, 1],
-    ]
+    // What went wrong once, or could have: words at places of that file.
+    let header = |n: usize, word: usize| 64 + 56 * n + 8 * word;
+    let patches: [&[(usize, u64)]; 4] = [
+        &[],
+        // A segment without memory, to be loaded over the page tables.
+        &[(header(1, 2), 0x2000), (header(1, 3), 0x2000), (header(1, 5), 0)],
+        // A function that ends after the last address; a segment that does.
+        &[(416, u64::MAX)],
+        &[
+            (header(1, 2), HOLE - 1),
+            (header(1, 3), HOLE - 1),
+            (header(1, 5), u64::MAX),
+        ],
+    ];
+    let patched = patches.map(|patch| {
+        let mut input = [vec![0], file.clone()].concat();
+        for (at, word) in patch {
+            input[1 + at..][..8].copy_from_slice(&word.to_le_bytes());
+        }
+        input
+    });
+    // And the embedded guest, with a byte changed.
+    [patched.to_vec(), vec![vec![0xff, 24, 0, 0, 0, 1]]].concat()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Fuzz targets: functions that take any bytes, and panic if the VMM then breaks a promise.
 //!
 //! They take what an enemy chooses: what a guest does and leaves behind, a file that is to be booted, and
-//! arguments. This crate's tests try each on a few hundred inputs made from its seeds; `scripts/fuzz` on millions,
+//! arguments. This crate's tests try each on a few thousand inputs made from its seeds; `scripts/fuzz` on millions,
 //! with libFuzzer, which keeps an input that reaches new code and goes on from there.
 
 mod image;
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     /// Inputs for each target. What takes more is for `scripts/fuzz`.
-    const INPUTS: u64 = 500;
+    const INPUTS: u64 = 2000;
 
     /// Marsaglia's xorshift64.
     struct Random(u64);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn no_target_gives_way_to_a_few_hundred_inputs() {
+    fn no_target_gives_way_to_a_few_thousand_inputs() {
         for target in TARGETS {
             assert_eq!(attack(*target, INPUTS), 0, "{}", target.name);
         }
