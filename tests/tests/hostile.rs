@@ -14,8 +14,8 @@ use serde_json::Value;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
 
 /// The guests' memory, and what the VMM may need beside it: itself, threads, page tables, the console's tail.
-const GUEST_MIB: u64 = 64;
-const OWN_MIB: u64 = 64;
+const GUEST_MIB: u64 = 16;
+const OWN_MIB: u64 = 32;
 
 /// What became of a VMM.
 struct Ending {
