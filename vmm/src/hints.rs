@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use abi::port::measure::SYNCS;
-use abi::report::{LogEntry, log_kind, seen};
+use abi::report::{LogEntry, WATCHED, log_kind, seen};
 
 use crate::outcome::HintAccuracy;
 use crate::perf::{Kind, Recorder, Switch};
@@ -171,7 +171,7 @@ fn compare(log: &[LogEntry], clock: &Clock, recorded: &[(u32, Vec<Switch>)]) -> 
         clock_error: clock.error(),
         ..HintAccuracy::default()
     };
-    for (vcpu, switches) in recorded.iter().filter(|(vcpu, _)| *vcpu != 0) {
+    for (vcpu, switches) in recorded.iter().filter(|(vcpu, _)| (1..=WATCHED).contains(vcpu)) {
         let hints = |matching: fn(u32) -> bool| {
             spans_of(log, clock, move |entry| {
                 let about = entry.kind == log_kind::HINT && entry.what & 0xffff == *vcpu;

@@ -4,16 +4,13 @@ use core::hint;
 
 use abi::boot::BootInfo;
 use abi::port::measure;
-use abi::report::{Report, log_kind};
+use abi::report::{Report, WATCHED, log_kind};
 
 use super::Measured;
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::log::Log;
 use crate::{hypercall, preempt, report};
-
-/// Most vCPUs that are watched; a turn of the watch takes a look at each.
-const WATCHED: usize = 32;
 
 /// A turn that takes longer than this, in nanoseconds, was interrupted: what happened meanwhile was not seen.
 const BLIND_NS: u64 = 20_000;
@@ -66,7 +63,7 @@ fn turns(deadline: u64) -> u64 {
 /// Logs every change in what is seen of the other vCPUs; returns how often one was seen to stop running.
 fn watch(log: &mut Log, boot: &'static BootInfo, deadline: u64) -> u64 {
     let blind = clock::from_ns(boot, BLIND_NS);
-    let mut known = [0; WATCHED];
+    let mut known = [0; WATCHED as usize];
     let mut stops = 0;
     let mut last = clock::cycles();
     loop {

@@ -49,6 +49,9 @@ pub const fn log(vcpus: u32) -> u64 {
 /// Most entries of the log.
 pub const LOG: usize = 16384;
 
+/// vCPU 0 watches those from 1 to this one, as far as they exist.
+pub const WATCHED: u32 = 32;
+
 /// What vCPU 0 saw, and when: the log of [`Workload::Observe`](crate::config::Workload::Observe), in order
 /// of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

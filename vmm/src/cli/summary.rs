@@ -18,17 +18,17 @@ pub(super) fn summary(results: &Results) -> String {
     let Some(first) = results.runs.first() else {
         return String::new();
     };
-    let header = header(&results.host, first);
+    let (header, hits) = (header(&results.host, first), preemption::hits(&results.runs));
     let mut text = match first.workload {
         Workload::Lock => {
-            let (locks, hits) = (locks(&results.runs), preemption::hits(&results.runs));
-            format!("{header}\n{locks}{hits}\n{}\n", verdict(&results.runs))
+            format!(
+                "{header}\n{}{hits}\n{}\n",
+                locks(&results.runs),
+                verdict(&results.runs)
+            )
         }
-        Workload::PingPong => format!("{header}\n{}", ping_pongs(&results.runs)),
-        _ => {
-            let hits = preemption::hits(&results.runs);
-            format!("{header}\n{}{hits}", others(&results.runs))
-        }
+        Workload::PingPong => format!("{header}\n{}{hits}", ping_pongs(&results.runs)),
+        _ => format!("{header}\n{}{hits}", others(&results.runs)),
     };
     text.extend(results.runs.iter().map(exits::table));
     text

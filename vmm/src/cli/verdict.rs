@@ -140,6 +140,13 @@ pub(super) fn warnings(run: &Run) -> Vec<String> {
             ));
         }
     }
+    let hits = run.preemptions;
+    if let (Some(asked), true) = (&run.preempt, hits.holder | hits.waiter | hits.other == 0) {
+        warnings.push(format!(
+            "warning: {}: '--preempt {asked}' hit nobody; a longer --duration may, if the workload has what it is to hit",
+            run.name()
+        ));
+    }
     if run.rejected > 0 {
         let requests = counted(run.rejected, "request");
         warnings.push(format!(

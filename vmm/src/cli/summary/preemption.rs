@@ -29,3 +29,37 @@ pub(super) fn hits(runs: &[Run]) -> String {
     let asked = runs.iter().filter(|run| run.preempt.is_some());
     asked.map(line).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use abi::config::LockKind;
+
+    use super::*;
+    use crate::cli::summary::tests::run;
+    use crate::results::Preemptions;
+
+    #[test]
+    fn nothing_is_said_where_nothing_was_asked_for() {
+        let run = run(LockKind::Tas, 8, 2, 1000);
+        assert_eq!((header(&run).as_str(), hits(&[run]).as_str()), ("", ""));
+    }
+
+    #[test]
+    fn what_was_asked_for_and_what_was_hit() {
+        let run = Run {
+            preempt: Some("any:1ms:5ms".into()),
+            neighbours: 1,
+            preemptions: Preemptions {
+                holder: 1,
+                waiter: 2,
+                other: 0,
+            },
+            ..run(LockKind::Tas, 8, 2, 1000)
+        };
+        assert_eq!(header(&run), "Stops  any:1ms:5ms, 1 busy neighbour\n");
+        assert_eq!(
+            hits(&[run]),
+            "lock 'tas': stopped 1 holder, 2 waiters, 0 others\n"
+        );
+    }
+}

@@ -114,4 +114,11 @@ fn warnings_are_for_what_is_odd() {
     assert!(lines[1].contains("1 request that made no sense"), "{}", lines[1]);
     assert_eq!(lines[2], "note: lock 'pvqspinlock': something");
     assert_eq!(warnings(&failed(odd, Exit::Timeout)).len(), 1);
+    let in_vain = Run {
+        preempt: Some("holder:1ms:5ms".into()),
+        ..fast(8)
+    };
+    assert!(
+        matches!(&warnings(&in_vain)[..], [line] if line.contains("'--preempt holder:1ms:5ms' hit nobody"))
+    );
 }
