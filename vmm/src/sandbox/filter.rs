@@ -9,7 +9,7 @@ use std::mem::size_of;
 
 use kvm_bindings::{
     kvm_cpuid2, kvm_enable_cap, kvm_interrupt, kvm_ioeventfd, kvm_lapic_state, kvm_mp_state, kvm_msi,
-    kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events,
 };
 use libc::c_long;
 use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -86,14 +86,15 @@ const ANY: &[Call] = &[
 
 /// What running a vCPU needs, the most frequent first.
 const VCPU: &[Call] = &[
-    ioctl!(kvm(0x80)),                     // KVM_RUN
-    ioctl!(kvm_out::<kvm_regs>(0x81)),     // KVM_GET_REGS
-    ioctl!(kvm_in::<kvm_interrupt>(0x86)), // KVM_INTERRUPT
-    ioctl!(kvm(0x9a)),                     // KVM_NMI
-    ioctl!(kvm_in::<kvm_msi>(0xa5)),       // KVM_SIGNAL_MSI
-    ioctl!(kvm_in_out::<kvm_msrs>(0x88)),  // KVM_GET_MSRS
-    ioctl!(kvm_in::<kvm_msrs>(0x89)),      // KVM_SET_MSRS
-    ioctl!(kvm_out::<kvm_mp_state>(0x98)), // KVM_GET_MP_STATE
+    ioctl!(kvm(0x80)),                        // KVM_RUN
+    ioctl!(kvm_out::<kvm_regs>(0x81)),        // KVM_GET_REGS
+    ioctl!(kvm_in::<kvm_interrupt>(0x86)),    // KVM_INTERRUPT
+    ioctl!(kvm(0x9a)),                        // KVM_NMI
+    ioctl!(kvm_in::<kvm_msi>(0xa5)),          // KVM_SIGNAL_MSI
+    ioctl!(kvm_in_out::<kvm_msrs>(0x88)),     // KVM_GET_MSRS
+    ioctl!(kvm_in::<kvm_msrs>(0x89)),         // KVM_SET_MSRS
+    ioctl!(kvm_out::<kvm_mp_state>(0x98)),    // KVM_GET_MP_STATE
+    ioctl!(kvm_out::<kvm_vcpu_events>(0x9f)), // KVM_GET_VCPU_EVENTS
     // The latch, and preemption on purpose.
     call(libc::SYS_poll),
     call(libc::SYS_ppoll),
