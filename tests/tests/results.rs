@@ -1,6 +1,8 @@
 //! The table and the JSON say what was measured.
 
-use integration_tests::{alone, kvm, vmm};
+use std::os::unix::process::CommandExt;
+
+use integration_tests::{alone, command, kvm, one_line, vmm};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
@@ -165,4 +167,52 @@ fn output_goes_to_the_file() {
         serde_json::from_slice::<Value>(&text).expect("one JSON object")["runs"][0]["lock"],
         "tas"
     );
+}
+
+/// And if there is no room for it, there is nothing.
+#[test]
+fn a_result_that_does_not_fit_leaves_nothing_behind() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let directory = std::env::temp_dir().join(format!("pvlab-no-room-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("temporary directories can be made");
+    let mut command = command(PROGRAM);
+    command
+        .args([
+            "run",
+            "--vcpus",
+            "1",
+            "--lock",
+            "tas",
+            "--duration",
+            "10ms",
+            "--output",
+            "out",
+        ])
+        .current_dir(&directory);
+    let no_room = || {
+        let limit = libc::rlimit {
+            rlim_cur: 100,
+            rlim_max: 100,
+        };
+        // SAFETY: the pointer is valid for a limit.
+        let limited = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) };
+        // SAFETY: no handler is installed. The write is to fail, not to end the process.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        match limited {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes system calls and allocates nothing, so it may run between fork and exec.
+    unsafe { command.pre_exec(no_room) };
+    let output = command.output().expect("the program can be run");
+    let left = std::fs::read_dir(&directory).map(Iterator::count);
+    std::fs::remove_dir_all(&directory).expect("what was made can be removed");
+    assert_eq!(output.status.code(), Some(1));
+    let said = one_line(&output);
+    assert!(said.contains("cannot write the result: File too large"), "{said}");
+    assert_eq!(left.expect("it was readable"), 0, "something was left behind");
 }
