@@ -26,7 +26,6 @@ use std::sync::Arc;
 use seccompiler::BpfProgram;
 
 use crate::error::Error;
-use crate::signal;
 pub use files::{Files, Landlock};
 
 /// What a thread is for, and so which system calls it needs.
@@ -113,15 +112,14 @@ impl Sandbox {
 /// [`Error::Host`] if this kernel has no seccomp filters, or refuses them.
 pub fn confine(files: &Files<'_>) -> Result<Landlock, Error> {
     prepare()?;
-    // Installed now, because it is part of no filter to take a handler away.
-    signal::install_handler().map_err(|error| refused(&error))?;
     let landlock = files.enforce()?;
     violation::this_thread_is(Class::Control.name());
     seccompiler::apply_filter(&filter::program(Class::Control)?).map_err(|error| refused(&error))?;
     Ok(landlock)
 }
 
-/// Sees to it that a violation will be seen, and that the kernel knows the action that makes it so.
+/// Sees to it that a violation will be seen, and that the kernel knows the action that makes it so. The handler comes
+/// first: filters forbid to change it.
 fn prepare() -> Result<(), Error> {
     const SECCOMP_GET_ACTION_AVAIL: libc::c_ulong = 2;
     let action: u32 = libc::SECCOMP_RET_TRAP;

@@ -57,7 +57,9 @@ const ANY: &[Call] = &[
     call(libc::SYS_munmap),
     call(libc::SYS_madvise),
     call(libc::SYS_brk),
-    // Waiting for other threads.
+    // The C library's allocator wants to know how many CPUs there are.
+    call(libc::SYS_sched_getaffinity),
+    // Waiting, for other threads and for a while.
     call(libc::SYS_futex),
     call(libc::SYS_sched_yield),
     call(libc::SYS_clock_nanosleep),
@@ -167,7 +169,6 @@ const CONTROL: &[Call] = &[
     ),
     call(libc::SYS_set_robust_list),
     call(libc::SYS_rseq),
-    call(libc::SYS_sched_getaffinity),
     call(libc::SYS_sched_setaffinity),
     Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_NAME as u32)]),
     Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_TIMERSLACK as u32)]),
