@@ -2,7 +2,7 @@
 //!
 //! | what | confines | by |
 //! |---|---|---|
-//! | seccomp | each thread to the system calls of its [`Class`]; another one ends the process | `filter`, `program`, `violation` |
+//! | seccomp | each thread to the system calls of its class; another one ends the process | `filter`, `program`, `violation` |
 //! | Landlock | the process to the files that it was asked to use | `files` |
 //!
 //! [`launch`](crate::launch) confines the threads that it starts, and nothing else: it is part of another program. They
