@@ -187,12 +187,10 @@ impl Kernel {
         if let Some(symbol) = after.checked_sub(1).map(|i| &self.symbols[i])
             && address < symbol.end
         {
-            let _ = write!(
-                text,
-                " ({:#}+{:#x})",
-                rustc_demangle::demangle(&symbol.name),
-                address - symbol.start
-            );
+            // A mangled name can refer to itself, and say a megabyte with a hundred characters.
+            let name = format!("{:#}", rustc_demangle::demangle(&symbol.name));
+            let shown: String = name.chars().take(LONGEST_NAME).collect();
+            let _ = write!(text, " ({shown}+{:#x})", address - symbol.start);
         }
         text
     }
@@ -277,6 +275,42 @@ mod tests {
             kernel.describe(main.start + 1)
         );
         assert_eq!(kernel.describe(1), "0x1");
+    }
+
+    #[test]
+    fn no_name_fills_a_message() {
+        // A function of tuples, each of which is twice the one before: `B` and a number refer back to a place.
+        const DIGITS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let mut name = String::from("_RINvC1a1f");
+        let mut last = "y".to_owned();
+        while name.len() < LONGEST_NAME - 20 {
+            let place = name.len() - "_R".len();
+            name += &format!("T{last}{last}E");
+            let digit = |n: usize| char::from(DIGITS[n]);
+            let number = place - 1;
+            last = match number / 62 {
+                0 => format!("B{}_", digit(number)),
+                high => format!("B{}{}_", digit(high), digit(number % 62)),
+            };
+        }
+        name += "E";
+        let long = format!("{:#}", rustc_demangle::demangle(&name)).len();
+        assert!(
+            long > 100_000,
+            "the name has only {long} characters, which tests nothing"
+        );
+        let symbols = vec![Symbol {
+            start: 1,
+            end: 9,
+            name,
+        }];
+        let kernel = Kernel {
+            file: Cow::Borrowed(&[]),
+            entry: 1,
+            segments: Vec::new(),
+            symbols,
+        };
+        assert!(kernel.describe(5).len() < LONGEST_NAME + 50);
     }
 
     #[test]

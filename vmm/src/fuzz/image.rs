@@ -134,9 +134,9 @@ fn image(data: &[u8]) {
         KERNEL_BASE + 0x123,
         u64::MAX,
     ] {
-        // A name has at most 512 characters, each of up to four bytes, and mangled names may grow somewhat.
+        // A name has at most 512 characters, each of up to four bytes.
         let text = kernel.describe(address);
-        assert!(text.len() < 64 << 10, "{} bytes", text.len());
+        assert!(text.len() < 4 << 10, "{} bytes", text.len());
     }
     let layout = match Layout::new(MEMORY, VCPUS, kernel.end()) {
         Ok(layout) => layout,
