@@ -13,7 +13,8 @@
 //! | `hostile.rs` | whatever a guest does, the VMM ends with one line and a code, in bounded memory |
 //! | `sandbox.rs` | each filter stops what it is there to stop; nobody needs privileges |
 //! | `console.rs` | guests' output arrives, or is said not to have; terminals and disks are safe from it |
-//! | `preemption.rs` | vCPUs are preempted as asked, the guest is told, and no signal is lost |
+//! | `preemption.rs` | vCPUs are preempted as asked, and the guest is told |
+//! | `signals.rs` | no signal to a vCPU is lost, and a handler that loses some is caught |
 //! | `leftovers.rs` | nothing is left behind, launch after launch |
 
 use std::env;
