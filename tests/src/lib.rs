@@ -5,7 +5,7 @@
 //! | file | promise |
 //! |---|---|
 //! | `exclusion.rs` | every lock excludes, and the broken one is caught |
-//! | `wake_ups.rs` | no kick is lost, and a VMM that loses some is caught |
+//! | `wake_ups.rs` | no kick is lost, however it travels, and a VMM that loses some is caught |
 //! | `endings.rs` | every bad end has its message and its exit code |
 //! | `usage.rs` | bad arguments get one line and code 2; a host without KVM, code 3 |
 //! | `results.rs` | the table and the JSON say what was measured |
@@ -128,6 +128,11 @@ pub fn command(program: &str) -> Command {
     let mut command = Command::new(Path::new(program));
     command.stdin(std::process::Stdio::null());
     command
+}
+
+/// CLOCK_MONOTONIC, which all processes read alike, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    vmm::monotonic_ns()
 }
 
 /// What the program said on stderr, and that it was one line.

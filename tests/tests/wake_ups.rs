@@ -20,17 +20,24 @@ fn game(kick: Kick, vcpus: u32, pcpus: usize) -> Config {
 fn play(config: &Config) {
     let report = complete(config);
     assert!(
-        acquisitions(&report) >= ROUNDS,
+        acquisitions(&report) >= config.rounds,
         "{config:?}: only {} hand-offs",
         acquisitions(&report)
     );
+    // Who yields may have the token back before it gets to halt.
+    let halted = report.vcpus.iter().filter(|vcpu| vcpu.halts > 0).count();
+    let least = if config.yield_on_kick {
+        1
+    } else {
+        report.vcpus.len()
+    };
     assert!(
-        report.vcpus.iter().all(|vcpu| vcpu.halts > 0),
-        "a player never halted: nothing was tested"
+        halted >= least,
+        "{config:?}: only {halted} players ever halted: what was tested?"
     );
 }
 
-/// However kicks travel; once more with each of what is done beside them.
+/// However kicks travel; and, for a tenth as long, with each of what is done beside them.
 #[test]
 fn a_hundred_thousand_hand_offs_lose_no_kick_when_overcommitted() {
     if !kvm() {
@@ -41,11 +48,11 @@ fn a_hundred_thousand_hand_offs_lose_no_kick_when_overcommitted() {
         play(&game(kick, 8, 2));
         play(&game(kick, 2, 1));
         let mut polling = game(kick, 8, 2);
-        polling.halt_poll = Duration::from_micros(50);
+        (polling.halt_poll, polling.rounds) = (Duration::from_micros(50), ROUNDS / 10);
         play(&polling);
     }
     let mut yielding = game(Kick::Pio, 8, 2);
-    yielding.yield_on_kick = true;
+    (yielding.yield_on_kick, yielding.rounds) = (true, ROUNDS / 10);
     play(&yielding);
 }
 
@@ -58,11 +65,12 @@ fn a_hundred_thousand_hand_offs_lose_no_kick_when_kicks_race_halts() {
     }
     let _alone = alone();
     for kick in kicks() {
-        for halt_poll in [Duration::ZERO, Duration::from_micros(60)] {
+        for (halt_poll, rounds) in [(0, ROUNDS), (60, ROUNDS / 10)] {
             let mut config = game(kick, 2, 2);
+            config.rounds = rounds;
             config.hold = Duration::from_micros(20);
             config.think = Duration::from_micros(150);
-            config.halt_poll = halt_poll;
+            config.halt_poll = Duration::from_micros(halt_poll);
             play(&config);
         }
     }

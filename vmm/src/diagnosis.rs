@@ -1,6 +1,7 @@
 //! Turns the end of a run into an [`Outcome`] that a person can read.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use abi::port::exit_code;
@@ -11,6 +12,7 @@ use kvm_bindings::kvm_regs;
 use crate::config::{Config, Ring};
 use crate::control::Event;
 use crate::error::Error;
+use crate::host::Ring0;
 use crate::kernel::Kernel;
 use crate::machine::{Cause, Machine};
 use crate::outcome::{Ended, GuestReport, Outcome};
@@ -19,7 +21,7 @@ use crate::vcpu::{self, Place};
 /// Most groups of vCPUs that a line tells apart.
 const GROUPS: usize = 12;
 
-/// What the run came to; ring, frequency and set-up time are the caller's to fill in.
+/// What the run came to; rings, frequency and set-up time are the caller's to fill in.
 pub(crate) fn outcome(
     machine: &Machine,
     kernel: &Kernel,
@@ -53,6 +55,7 @@ pub(crate) fn outcome(
         ended,
         detail,
         ring: Ring::Zero,
+        ring0: Ring0::default(),
         tsc_khz: 0,
         hints: report
             .as_ref()
@@ -64,6 +67,8 @@ pub(crate) fn outcome(
         preemptions: machine.preemption.hits(),
         rejected: machine.rejected(),
         setup: Duration::ZERO,
+        // Relaxed: its thread was joined, or else the time does not matter.
+        entered_ns: machine.entered.load(Ordering::Relaxed),
     })
 }
 

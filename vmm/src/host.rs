@@ -34,14 +34,23 @@ pub struct Facts {
 /// [`Error::Host`] if it cannot run guests, with what to do about it.
 pub fn facts() -> Result<Facts, Error> {
     let mut vm = Vm::create(SMALL, 1, Kernel::embedded(), &Transport::default())?;
-    let max_vcpus = u32::try_from(open_kvm()?.get_max_vcpus()).unwrap_or(u32::MAX);
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ok(Facts {
         ring0: vm.ring0()?,
-        max_vcpus,
+        max_vcpus: max_vcpus()?,
         tsc_khz: vm.tsc_khz(),
-        kernel: release.trim().into(),
+        kernel: kernel_release(),
     })
+}
+
+/// Most vCPUs a guest can have.
+pub(crate) fn max_vcpus() -> Result<u32, Error> {
+    Ok(u32::try_from(open_kvm()?.get_max_vcpus()).unwrap_or(u32::MAX))
+}
+
+/// Release of the host's kernel.
+pub(crate) fn kernel_release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().into()
 }
 
 /// Opens `/dev/kvm`.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use abi::boot::{HOLE, KERNEL_BASE, Region};
 use abi::note;
@@ -34,8 +34,8 @@ pub struct Kernel {
     file: Cow<'static, [u8]>,
     entry: u64,
     segments: Vec<Segment>,
-    /// Functions by address, ascending.
-    symbols: Vec<Symbol>,
+    /// Functions by address, ascending: read when first asked for, since most runs never are.
+    symbols: OnceLock<Vec<Symbol>>,
 }
 
 /// A loadable segment.
@@ -135,12 +135,11 @@ impl Kernel {
         {
             return Err(format!("its entry point {entry:#x} is not in a code segment"));
         }
-        let symbols = functions(&elf);
         Ok(Self {
             file,
             entry,
             segments,
-            symbols,
+            symbols: OnceLock::new(),
         })
     }
 
@@ -180,11 +179,19 @@ impl Kernel {
             })
     }
 
+    fn symbols(&self) -> &[Symbol] {
+        self.symbols.get_or_init(|| {
+            let elf = ElfBytes::<LittleEndian>::minimal_parse(&self.file);
+            elf.map(|elf| functions(&elf)).unwrap_or_default()
+        })
+    }
+
     /// `address` for people: in hexadecimal, with the function it lies in, if it lies in one.
     pub(crate) fn describe(&self, address: u64) -> String {
         let mut text = format!("{address:#x}");
-        let after = self.symbols.partition_point(|symbol| symbol.start <= address);
-        if let Some(symbol) = after.checked_sub(1).map(|i| &self.symbols[i])
+        let symbols = self.symbols();
+        let after = symbols.partition_point(|symbol| symbol.start <= address);
+        if let Some(symbol) = after.checked_sub(1).map(|i| &symbols[i])
             && address < symbol.end
         {
             // A mangled name can refer to itself, and say a megabyte with a hundred characters.
@@ -265,7 +272,7 @@ mod tests {
     fn names_the_function_an_address_lies_in() {
         let kernel = Kernel::embedded();
         let main = kernel
-            .symbols
+            .symbols()
             .iter()
             .find(|symbol| symbol.name.contains("kernel_main"))
             .unwrap();
@@ -308,7 +315,7 @@ mod tests {
             file: Cow::Borrowed(&[]),
             entry: 1,
             segments: Vec::new(),
-            symbols,
+            symbols: OnceLock::from(symbols),
         };
         assert!(kernel.describe(5).len() < LONGEST_NAME + 50);
     }
@@ -371,7 +378,7 @@ mod tests {
             for value in [0, 0x7f, 0xff] {
                 let mut file = embedded.to_vec();
                 file[position] = value;
-                let _ = Kernel::parse(file.into());
+                let _ = Kernel::parse(file.into()).map(|kernel| kernel.describe(KERNEL_BASE));
             }
         }
     }

@@ -17,9 +17,9 @@
 //! | `machine` | what the threads of one launch share |
 //! | `control` | the event loop beside the vCPUs: end, time-out, user, console input |
 //! | `console`, `output` | the guest's serial port, and a user who may not read it |
-//! | `layout`, `memory`, `page_tables`, `registers` | the machine a vCPU finds when it starts |
+//! | `layout`, `memory`, `page_tables`, `registers`, `start` | the machine a vCPU finds when it starts |
 //! | `kernel` | guest images: the embedded one, files, symbols |
-//! | `probe`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
+//! | `probe`, `cpuid`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
 //! | [`sandbox`] | what a thread may ask of the host's kernel, and which files the process may use |
 //! | `diagnosis` | why a run ended, in words |
 //! | [`results`] | what was measured, in the units people and programs read |
@@ -38,6 +38,7 @@ pub mod cli;
 pub mod config;
 mod console;
 mod control;
+mod cpuid;
 mod diagnosis;
 pub mod error;
 pub mod exit_stats;
@@ -64,6 +65,7 @@ mod registers;
 pub mod results;
 pub mod sandbox;
 mod signal;
+mod start;
 mod steal;
 mod table;
 mod transport;
@@ -80,6 +82,17 @@ pub use error::Error;
 pub use kernel::Kernel;
 pub use outcome::{Ended, GuestReport, HintAccuracy, HostTime, Outcome, Preemptions, Told};
 pub use vm::launch;
+
+/// CLOCK_MONOTONIC in nanoseconds: unlike an `Instant`, it can be compared with what other processes read.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is valid for a time; the clock is there on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
 
 /// A launch's connections to the outside.
 pub struct Io<'a> {

@@ -60,6 +60,8 @@ pub(crate) struct Machine {
     pub(crate) preemption: Preemption,
     pub(crate) hints: Hints,
     pub(crate) planted_fault: Option<PlantedFault>,
+    /// CLOCK_MONOTONIC in nanoseconds when vCPU 0 was about to enter the guest; 0 until then.
+    pub(crate) entered: AtomicU64,
     /// Requests of the guest's that were refused because their argument made no sense.
     rejected: AtomicU64,
     /// vCPU threads that the host did not let be bound to their CPUs.
@@ -98,6 +100,7 @@ impl Machine {
             preemption: Preemption::new(config.preempt, config.vcpus)?,
             hints: Hints::new(config.check_hints),
             planted_fault: config.planted_fault,
+            entered: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             unbound: AtomicU64::new(0),
             cause: Mutex::new(None),

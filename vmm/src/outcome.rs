@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::config::Ring;
 use crate::exit_stats::VcpuExits;
+use crate::host::Ring0;
 
 /// Why a run is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,8 @@ pub struct Outcome {
     pub detail: String,
     /// The ring the kernel ran in.
     pub ring: Ring,
+    /// How the host runs ring 0.
+    pub ring0: Ring0,
     /// Frequency of the guest's TSC in kHz.
     pub tsc_khz: u64,
     /// Present only where `ended` is [`Ended::Completed`].
@@ -116,4 +119,6 @@ pub struct Outcome {
     pub rejected: u64,
     /// Time from the call of [`launch`](crate::launch) until the first vCPU was let run.
     pub setup: Duration,
+    /// CLOCK_MONOTONIC in nanoseconds when vCPU 0 was about to enter the guest; 0 if it never was.
+    pub entered_ns: u64,
 }

@@ -3,8 +3,6 @@
 //! Ring 3 needs that because the kernel itself may run there; in ring 0 nothing is lost, since no one else
 //! lives in the guest, and neither SMEP nor SMAP is on.
 
-use std::collections::BTreeMap;
-
 use abi::PAGE_SIZE;
 use abi::boot::{CPU_AREA_SIZE, KERNEL_BASE, Region};
 
@@ -77,11 +75,14 @@ pub(crate) fn build(memory: &GuestMemory, layout: &Layout, kernel: &Kernel) -> R
     tables.write(memory)
 }
 
-/// Leaf entries by the virtual address they map, small and large.
+/// Entries with the virtual addresses they map.
+type Entries = Vec<(u64, u64)>;
+
+/// Leaf entries, small and large.
 #[derive(Default)]
 struct Tables {
-    small: BTreeMap<u64, u64>,
-    large: BTreeMap<u64, u64>,
+    small: Entries,
+    large: Entries,
 }
 
 impl Tables {
@@ -91,10 +92,10 @@ impl Tables {
         let mut at = region.base & !(PAGE_SIZE - 1);
         while at < end {
             if at.is_multiple_of(LARGE_PAGE) && end - at >= LARGE_PAGE {
-                self.large.insert(at, at | access.bits() | bit::LARGE);
+                self.large.push((at, at | access.bits() | bit::LARGE));
                 at += LARGE_PAGE;
             } else {
-                self.small.insert(at, at | access.bits());
+                self.small.push((at, at | access.bits()));
                 at += PAGE_SIZE;
             }
         }
@@ -108,40 +109,37 @@ impl Tables {
         for shift in [30, 39, 48] {
             level = write_level(memory, &mut next, level, shift)?;
         }
-        // The one table of the top level maps everything below 2^48, hence has the key 0.
-        let top = level.remove(&0).unwrap_or_default();
+        // The one table of the top level maps everything below 2^48.
+        let top = level.first().map_or(0, |(_, entry)| *entry);
         Ok(top & !(PAGE_SIZE - 1) & !bit::NO_EXECUTE)
     }
 }
 
 /// Writes one level of tables, each of which maps 2^`shift` bytes, and returns the entries that point to
-/// them, by the first address they map.
+/// them.
 fn write_level(
     memory: &GuestMemory,
     next: &mut u64,
-    entries: BTreeMap<u64, u64>,
+    mut entries: Entries,
     shift: u32,
-) -> Result<BTreeMap<u64, u64>, Error> {
-    let mut tables: BTreeMap<u64, [u8; PAGE_SIZE as usize]> = BTreeMap::new();
-    for (address, entry) in entries {
-        let table = tables
-            .entry(address >> shift << shift)
-            .or_insert([0; PAGE_SIZE as usize]);
-        let index = (address >> (shift - 9)) as usize % 512;
-        table[8 * index..8 * index + 8].copy_from_slice(&entry.to_le_bytes());
-    }
-    let mut pointers = BTreeMap::new();
-    for (address, table) in tables {
+) -> Result<Entries, Error> {
+    // Stable: of two entries for one page, which segments may share, the later one counts.
+    entries.sort_by_key(|(address, _)| *address);
+    let mut pointers = Entries::new();
+    for group in entries.chunk_by(|(a, _), (b, _)| a >> shift == b >> shift) {
+        let mut table = [0; PAGE_SIZE as usize];
+        for (address, entry) in group {
+            let index = (address >> (shift - 9)) as usize % 512;
+            table[8 * index..8 * index + 8].copy_from_slice(&entry.to_le_bytes());
+        }
         if *next >= KERNEL_BASE {
             return Err(Error::Usage(
                 "so much memory needs more page tables than there is room for: give less".into(),
             ));
         }
         memory.write_bytes(*next, &table)?;
-        pointers.insert(
-            address,
-            *next | bit::PRESENT | bit::WRITABLE | bit::USER | bit::USED,
-        );
+        let pointer = *next | bit::PRESENT | bit::WRITABLE | bit::USER | bit::USED;
+        pointers.push((group[0].0 >> shift << shift, pointer));
         *next += PAGE_SIZE;
     }
     Ok(pointers)

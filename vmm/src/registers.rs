@@ -21,10 +21,9 @@ mod bit {
     pub(super) const EFER_NXE: u64 = 1 << 11;
 }
 
-/// Puts `vcpu` into 64-bit mode, ring 0, at `rip` with the page tables at `cr3`, interrupts off.
-pub(crate) fn set(vcpu: &VcpuFd, cr3: u64, registers: kvm_regs) -> Result<(), Error> {
-    let fail = |error| Error::Host(format!("KVM refuses the vCPU's first registers: {error}"));
-    let mut special = vcpu.get_sregs().map_err(fail)?;
+/// Puts `vcpu` into 64-bit mode, ring 0, with the page tables at `cr3`.
+pub(crate) fn set_special(vcpu: &VcpuFd, cr3: u64) -> Result<(), Error> {
+    let mut special = vcpu.get_sregs().map_err(refused)?;
     let code = kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -57,13 +56,21 @@ pub(crate) fn set(vcpu: &VcpuFd, cr3: u64, registers: kvm_regs) -> Result<(), Er
     special.cr3 = cr3;
     special.cr4 = bit::CR4_PAE | bit::CR4_OSFXSR | bit::CR4_OSXMMEXCPT;
     special.efer = bit::EFER_LME | bit::EFER_LMA | bit::EFER_NXE;
-    vcpu.set_sregs(&special).map_err(fail)?;
+    vcpu.set_sregs(&special).map_err(refused)
+}
+
+/// Gives `vcpu` these registers, `rip` among them, interrupts off.
+pub(crate) fn set_general(vcpu: &VcpuFd, registers: kvm_regs) -> Result<(), Error> {
     // Bit 1 of RFLAGS is always one.
     vcpu.set_regs(&kvm_regs {
         rflags: 2,
         ..registers
     })
-    .map_err(fail)
+    .map_err(refused)
+}
+
+fn refused(error: kvm_ioctls::Error) -> Error {
+    Error::Host(format!("KVM refuses the vCPU's first registers: {error}"))
 }
 
 /// Gives `vcpu` the CPUID that KVM offers, with `index` as its APIC id.

@@ -8,8 +8,8 @@ mod statistics;
 
 use serde::Serialize;
 
-use crate::config::Ring;
-use crate::host::Facts;
+use crate::host;
+use crate::outcome::Outcome;
 pub use crate::outcome::Preemptions;
 pub use run::{Measured, Run};
 pub use statistics::Percentiles;
@@ -29,20 +29,8 @@ impl Results {
     /// Version of the schema that [`Results`] describes.
     pub const SCHEMA: u32 = 1;
 
-    /// The results of `runs`, on the host of `facts` with `pcpus` CPUs allowed, in guests that ran in `ring`.
-    pub fn new(facts: &Facts, pcpus: usize, ring: Ring, runs: Vec<Run>) -> Self {
-        let host = Host {
-            kvm: if facts.ring0.emulated {
-                Kvm::Emulated
-            } else {
-                Kvm::Native
-            },
-            ring0_ns_per_instruction: facts.ring0.emulated.then_some(facts.ring0.ns_per_instruction),
-            guest_ring: ring as u8,
-            pcpus,
-            tsc_khz: facts.tsc_khz,
-            kernel: facts.kernel.clone(),
-        };
+    /// The results of `runs`, on `host`.
+    pub fn new(host: Host, runs: Vec<Run>) -> Self {
         Self {
             schema: Self::SCHEMA,
             host,
@@ -67,6 +55,25 @@ pub struct Host {
     pub tsc_khz: u64,
     /// Release of the host's kernel.
     pub kernel: String,
+}
+
+impl Host {
+    /// The host of the launch that came to `outcome`, with `pcpus` CPUs allowed.
+    pub fn new(outcome: &Outcome, pcpus: usize) -> Self {
+        let ring0 = outcome.ring0;
+        Self {
+            kvm: if ring0.emulated {
+                Kvm::Emulated
+            } else {
+                Kvm::Native
+            },
+            ring0_ns_per_instruction: ring0.emulated.then_some(ring0.ns_per_instruction),
+            guest_ring: outcome.ring as u8,
+            pcpus,
+            tsc_khz: outcome.tsc_khz,
+            kernel: host::kernel_release(),
+        }
+    }
 }
 
 /// How a KVM runs ring 0.

@@ -6,6 +6,8 @@ use abi::vcpu_page::VcpuPage;
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
+use crate::error::Error;
+
 /// KVM's CPUID leaf of features, and the bit in its EAX (Linux, Documentation/virt/kvm/x86/cpuid.rst).
 const FEATURES: u32 = 0x4000_0001;
 const STEAL_TIME: u32 = 1 << 5;
@@ -20,15 +22,18 @@ pub(crate) fn offered(cpuid: &CpuId) -> bool {
     leaves.any(|leaf| leaf.function == FEATURES && leaf.eax & STEAL_TIME != 0)
 }
 
-/// Has KVM tell the guest in the vCPU's `page`. Returns whether KVM will.
+/// Has KVM tell the guest in the vCPU's `page`.
 ///
 /// The guest could do this itself with a `wrmsr`, if it runs in ring 0; the VMM can in any case.
-pub(crate) fn enable(vcpu: &VcpuFd, page: u64) -> bool {
+pub(crate) fn enable(vcpu: &VcpuFd, page: u64) -> Result<(), Error> {
     let entry = kvm_msr_entry {
         index: MSR,
         data: (page + offset_of!(VcpuPage, steal_time) as u64) | ENABLE,
         ..Default::default()
     };
     // What comes back is the number of MSRs that were set.
-    Msrs::from_entries(&[entry]).is_ok_and(|msrs| vcpu.set_msrs(&msrs).is_ok_and(|set| set == 1))
+    let set = Msrs::from_entries(&[entry]).is_ok_and(|msrs| vcpu.set_msrs(&msrs) == Ok(1));
+    set.then_some(()).ok_or_else(|| {
+        Error::Host("KVM offers to tell guests of stolen time, but refuses: see the kernel's log".into())
+    })
 }

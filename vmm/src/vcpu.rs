@@ -2,22 +2,27 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use abi::vcpu_page::{VcpuPage, preempted};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_HALTED, kvm_regs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::config::PlantedFault;
+use crate::error::Error;
 use crate::hypercall::{self, Next};
 use crate::latch::Wake;
 use crate::machine::{Cause, Crash, Machine};
+use crate::sandbox::Class;
 use crate::signal;
+use crate::start::Start;
 
-/// A vCPU, ready to run.
+/// A vCPU, and what it needs to run.
 pub(crate) struct Vcpu {
     pub(crate) index: u32,
     pub(crate) fd: VcpuFd,
     pub(crate) machine: Arc<Machine>,
+    pub(crate) start: Arc<Start>,
 }
 
 /// Where a vCPU was when it stopped.
@@ -36,9 +41,21 @@ impl Vcpu {
     pub(crate) fn run(mut self) -> Place {
         let machine = self.machine.clone();
         let signals = signal::Registration::new(&mut self.fd, self.machine.planted_fault);
+        if let Err(error) = self.set_up() {
+            let cause = self.cause(Next::Unexpected(format!("cannot be set up: {error}")));
+            cause.into_iter().for_each(|cause| self.machine.end(cause));
+            return self.place();
+        }
+        self.machine.sandbox.enter(Class::Vcpu);
         if let Some(PlantedFault::SystemCall(number, [a, b, c])) = self.machine.planted_fault {
             // SAFETY: whoever plants it sees to it that the call does no harm; or that it is forbidden.
             unsafe { libc::syscall(number, a, b, c) };
+        }
+        if self.index == 0 {
+            // Relaxed: read after the thread was joined.
+            self.machine
+                .entered
+                .store(crate::monotonic_ns(), Ordering::Relaxed);
         }
         while self.enter(&signals) {
             let exit = self.fd.run();
@@ -46,7 +63,7 @@ impl Vcpu {
             let _outside = machine.exit_stats.outside(self.index, &exit);
             let next = match exit {
                 Ok(VcpuExit::IoOut(port, data)) => {
-                    let data = Start::of(data);
+                    let data = Head::of(data);
                     self.out(port, data)
                 }
                 Ok(VcpuExit::IoIn(port, data)) => match hypercall::read(&self.machine, port, data) {
@@ -75,6 +92,16 @@ impl Vcpu {
         self.place()
     }
 
+    /// Puts it at the kernel's entry point. The first one is ready for that since the VM was made.
+    fn set_up(&self) -> Result<(), Error> {
+        if self.index != 0 {
+            self.start
+                .make_ready(&self.fd, self.index, &self.machine.layout)?;
+        }
+        self.start
+            .put_at_entry(&self.fd, self.index, &self.machine.layout)
+    }
+
     /// Where it was when it was told to stop, other than asleep in [`park`](Self::park).
     fn place(&self) -> Place {
         match self.fd.get_mp_state() {
@@ -87,7 +114,7 @@ impl Vcpu {
     }
 
     /// `out`.
-    fn out(&mut self, port: u16, data: Start) -> Next {
+    fn out(&mut self, port: u16, data: Head) -> Next {
         // SAFETY: for this exit, `io` is the part of the union that KVM has filled in.
         let count = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io.count };
         hypercall::write(&self.machine, self.index, port, count, data.bytes()).unwrap_or_else(|| {
@@ -150,12 +177,12 @@ impl Vcpu {
 }
 
 /// What a guest wrote: no more of it than anything takes and a message can show.
-struct Start {
+struct Head {
     bytes: [u8; 8],
     len: usize,
 }
 
-impl Start {
+impl Head {
     fn of(data: &[u8]) -> Self {
         let mut bytes = [0; 8];
         let shown = data.len().min(bytes.len());
@@ -171,7 +198,7 @@ impl Start {
     }
 }
 
-impl Display for Start {
+impl Display for Head {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{:02x?}", self.bytes())?;
         match self.len.saturating_sub(self.bytes.len()) {

@@ -7,8 +7,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use abi::boot::{BootInfo, MAGIC};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_userspace_memory_region};
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vmm_sys_util::errno;
 use vmm_sys_util::signal::Killable;
 
 use crate::config::{Config, Kick, Ring};
@@ -23,10 +24,11 @@ use crate::neighbours::Neighbours;
 use crate::outcome::Outcome;
 use crate::preempt::Injector;
 use crate::probe::{self, Ring0};
-use crate::sandbox::{Class, Sandbox};
+use crate::sandbox::Sandbox;
+use crate::start::Start;
 use crate::transport::Transport;
 use crate::vcpu::{Place, Vcpu};
-use crate::{Io, affinity, diagnosis, page_tables, registers, signal, steal};
+use crate::{Io, affinity, cpuid, diagnosis, page_tables, signal, steal};
 
 /// How long vCPU threads get to come out of KVM once they are told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -38,11 +40,8 @@ pub(crate) struct Vm {
     fd: VmFd,
     memory: GuestMemory,
     layout: Layout,
-    cr3: u64,
+    start: Start,
     tsc_khz: u64,
-    /// How the guest has to kick: one of [`abi::kick`]'s values.
-    kick: u32,
-    steal_time: bool,
 }
 
 impl Vm {
@@ -62,56 +61,37 @@ impl Vm {
             )));
         }
         let layout = Layout::new(memory, vcpus, kernel.end())?;
+        cpuid::ask_ahead();
         let memory = GuestMemory::new(&layout.ram)?;
-        let cr3 = page_tables::build(&memory, &layout, kernel)?;
-
-        let fail = |what: &'static str| {
-            move |error| {
-                Error::Host(format!(
-                    "KVM cannot {what}: {error}; see `vmm doctor`, or free memory and files"
-                ))
-            }
-        };
-        let vm = kvm.create_vm().map_err(fail("create a VM"))?;
-        for (slot, (guest, len, host)) in (0..).zip(memory.regions()) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: guest,
-                memory_size: len,
-                userspace_addr: host,
-            };
-            // SAFETY: the host range is a mapping of `memory`, which is there for as long as a vCPU can run:
-            // first `Vm` owns both, then every vCPU's thread holds the `Machine` that owns the memory.
-            unsafe { vm.set_user_memory_region(region) }.map_err(fail("map guest memory"))?;
-        }
+        let vm = create_vm(&kvm, &memory)?;
         transport.set_up_vm(&vm)?;
-        let mut cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(fail("tell its CPUID"))?;
-        let kick = transport.set_up_cpuid(&mut cpuid)?;
-        let mut fds = Vec::new();
-        for index in 0..vcpus {
-            let fd = vm.create_vcpu(index.into()).map_err(fail("create a vCPU"))?;
-            registers::set_cpuid(&fd, &cpuid, index)?;
-            transport.set_up_vcpu(&fd)?;
-            fds.push(fd);
-        }
-        let tsc_khz = fds[0]
+        let vcpus = (0..vcpus)
+            .map(|index| vm.create_vcpu(index.into()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(cannot("create a vCPU"))?;
+        let cr3 = page_tables::build(&memory, &layout, kernel)?;
+        let mut cpuid = cpuid::offered()?;
+        let start = Start {
+            kick: transport.set_up_cpuid(&mut cpuid)?,
+            steal_time: steal::offered(&cpuid),
+            cpuid,
+            transport: *transport,
+            cr3,
+            entry: kernel.entry(),
+        };
+        // The first one serves to look at the host.
+        start.make_ready(&vcpus[0], 0, &layout)?;
+        let tsc_khz = vcpus[0]
             .get_tsc_khz()
-            .map_err(fail("tell the TSC's frequency"))?
+            .map_err(cannot("tell the TSC's frequency"))?
             .into();
-        let mut pages = fds.iter().zip((0..).map(|index| layout.vcpu_page(index)));
-        let steal_time = steal::offered(&cpuid) && pages.all(|(fd, page)| steal::enable(fd, page));
         Ok(Self {
-            vcpus: fds,
+            vcpus,
             fd: vm,
             memory,
             layout,
-            cr3,
+            start,
             tsc_khz,
-            kick,
-            steal_time,
         })
     }
 
@@ -122,10 +102,10 @@ impl Vm {
 
     /// How the host runs ring 0, measured on the first vCPU.
     pub(crate) fn ring0(&mut self) -> Result<Ring0, Error> {
-        probe::ring0(&mut self.vcpus[0], &self.memory, self.cr3)
+        probe::ring0(&mut self.vcpus[0], &self.memory, self.tsc_khz)
     }
 
-    /// Loads the kernel and puts every vCPU at its entry point.
+    /// Loads the kernel and tells it what it has to know.
     fn load(&self, kernel: &Kernel, ring: Ring, config: &Config) -> Result<(), Error> {
         kernel.load(&self.memory)?;
         let boot = BootInfo {
@@ -133,7 +113,7 @@ impl Vm {
             version: abi::VERSION,
             ring: ring as u32,
             vcpus: config.vcpus,
-            kick: self.kick,
+            kick: self.start.kick,
             tsc_khz: self.tsc_khz,
             vcpu_pages: self.layout.vcpu_pages,
             report: self.layout.report,
@@ -141,19 +121,42 @@ impl Vm {
             memory: self.layout.memory_map(),
             run: config.for_guest(),
         };
-        self.memory.write(BOOT_INFO, boot)?;
-        for (index, vcpu) in (0..).zip(&self.vcpus) {
-            let start = kvm_regs {
-                rip: kernel.entry(),
-                rdi: BOOT_INFO,
-                rsi: index.into(),
-                rdx: self.layout.cpu_area(index).base,
-                ..Default::default()
-            };
-            registers::set(vcpu, self.cr3, start)?;
-        }
-        Ok(())
+        self.memory.write(BOOT_INFO, boot)
     }
+}
+
+/// Creates a VM that has `memory`, and nothing else yet.
+fn create_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, Error> {
+    let vm = kvm.create_vm().map_err(cannot("create a VM"))?;
+    for (slot, (guest, len, host)) in (0..).zip(memory.regions()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: guest,
+            memory_size: len,
+            userspace_addr: host,
+        };
+        // SAFETY: the host range is a mapping of `memory`, which is there for as long as a vCPU can run:
+        // first `Vm` owns both, then every vCPU's thread holds the `Machine` that owns the memory.
+        unsafe { vm.set_user_memory_region(region) }.map_err(cannot("map guest memory"))?;
+    }
+    Ok(vm)
+}
+
+/// The error of a KVM that cannot do `what`.
+fn cannot(what: &str) -> impl Fn(errno::Error) -> Error {
+    move |error| {
+        Error::Host(format!(
+            "KVM cannot {what}: {error}; see `vmm doctor`, or free memory and files"
+        ))
+    }
+}
+
+/// The error of a host that cannot give a guest what it takes.
+fn system(error: io::Error) -> Error {
+    Error::Host(format!(
+        "cannot set up a guest: {error}; free some files or threads"
+    ))
 }
 
 /// Launches one guest and waits for its end. Everything it takes (threads, descriptors, memory) is given back
@@ -169,18 +172,14 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     let transport = Transport::of(config);
     let sandbox = Sandbox::new(config.sandbox)?;
     let mut vm = Vm::create(config.memory, config.vcpus, kernel, &transport)?;
-    let ring = match config.guest_ring {
-        Some(Ring::Three) => Ring::Three,
-        asked => {
-            let best = vm.ring0()?.best_ring();
-            if asked.is_some_and(|asked| asked != best) {
-                return Err(Error::Host(
-                    "this host's KVM emulates ring 0, where compiled code cannot run: leave the ring to 'auto'".into(),
-                ));
-            }
-            best
-        }
-    };
+    let ring0 = vm.ring0()?;
+    let ring = config.guest_ring.unwrap_or(ring0.best_ring());
+    if ring == Ring::Zero && ring0.emulated {
+        return Err(Error::Host(
+            "this host's KVM emulates ring 0, where compiled code cannot run: leave the ring to 'auto'"
+                .into(),
+        ));
+    }
     if (config.kick, ring) == (Kick::Kvm, Ring::Three) {
         return Err(Error::Host(
             "KVM takes kicks of its own from ring 0 only, and here guests run in ring 3: give --kick pio or ioeventfd"
@@ -189,20 +188,16 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     }
     vm.load(kernel, ring, config)?;
 
-    let system = |error: io::Error| {
-        Error::Host(format!(
-            "cannot set up a guest: {error}; free some files or threads"
-        ))
-    };
     let Vm {
         vcpus,
         fd: vm_fd,
         memory,
         layout,
+        start,
         tsc_khz,
-        steal_time,
         ..
     } = vm;
+    let steal_time = start.steal_time;
     let machine = Machine::new(memory, layout, config, io.console, sandbox).map_err(system)?;
     transport.bind(&vm_fd, &machine.latches)?;
     let machine = Arc::new(machine);
@@ -210,7 +205,7 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     let setup = begun.elapsed();
     let neighbours = Neighbours::start(config, &machine.sandbox).map_err(system)?;
     let injector = Injector::start(&machine, config.seed).map_err(system)?;
-    let threads = Threads::start(vcpus, &machine, config).map_err(system)?;
+    let threads = Threads::start(vcpus, &Arc::new(start), &machine, config).map_err(system)?;
     let event = control::wait(machine.clone(), config.timeout, io.stop, io.input);
     let places = threads.stop(&machine);
     drop(injector);
@@ -219,7 +214,8 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
     drop(vm_fd);
     let event = event.map_err(system)?;
     diagnosis::outcome(&machine, kernel, config, event, &places).map(|mut outcome| {
-        (outcome.ring, outcome.tsc_khz, outcome.setup) = (ring, tsc_khz, setup);
+        (outcome.ring, outcome.ring0) = (ring, ring0);
+        (outcome.tsc_khz, outcome.setup) = (tsc_khz, setup);
         outcome.steal_time = steal_time;
         outcome
     })
@@ -233,7 +229,12 @@ struct Threads {
 
 impl Threads {
     /// Starts a thread for each vCPU. If one cannot be started, the others are stopped again.
-    fn start(vcpus: Vec<VcpuFd>, machine: &Arc<Machine>, config: &Config) -> io::Result<Self> {
+    fn start(
+        vcpus: Vec<VcpuFd>,
+        start: &Arc<Start>,
+        machine: &Arc<Machine>,
+        config: &Config,
+    ) -> io::Result<Self> {
         let (sender, places) = mpsc::channel();
         let mut threads = Self {
             handles: Vec::new(),
@@ -244,6 +245,7 @@ impl Threads {
                 index,
                 fd,
                 machine: machine.clone(),
+                start: start.clone(),
             };
             let cpus = config.cpus_of(index);
             let sender = sender.clone();
@@ -255,7 +257,6 @@ impl Threads {
                 vcpu.machine.accounts.add_this_thread();
                 vcpu.machine.preemption.register(index);
                 vcpu.machine.hints.record_this_thread(index);
-                vcpu.machine.sandbox.enter(Class::Vcpu);
                 // The receiver may have given up on this thread.
                 let _ = sender.send((index, vcpu.run()));
             };

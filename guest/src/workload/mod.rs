@@ -22,7 +22,8 @@ use crate::cpu::Cpu;
 use crate::pv::meet;
 use crate::{hypercall, preempt, report};
 
-/// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished.
+/// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished, or at
+/// once if there is nothing to do.
 pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     let (Some(workload), Some(lock)) = (
         Workload::from_raw(boot.run.workload),
@@ -36,7 +37,7 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     match workload {
         Workload::Lock => lock::run(cpu, boot, lock),
         Workload::PingPong => ping_pong::run(cpu, boot),
-        Workload::Idle => {}
+        Workload::Idle => return,
         Workload::Costs => costs::run(cpu, boot),
         Workload::Spin => observe::spin(cpu, boot),
         Workload::Observe => observe::observe(cpu, boot),

@@ -26,7 +26,7 @@ pub(super) fn boot(args: &BootArgs) -> Result<ExitCode, Failure> {
     };
     args.guest.sandbox.confine(&files)?;
     let kernel = Kernel::open(&args.kernel)?;
-    let (config, _) = args.guest.config(DEFAULT_TIMEOUT)?;
+    let config = args.guest.config(DEFAULT_TIMEOUT)?;
     let signals = Signals::block()?;
     let stdin = io::stdin();
     let io = Io {

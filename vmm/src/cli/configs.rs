@@ -7,7 +7,7 @@ use abi::config::Workload;
 use crate::cli::args::{GuestArgs, GuestRing, KickName, RunArgs};
 use crate::config::{Config, Kick, Ring, Spin};
 use crate::error::Error;
-use crate::host::{self, Facts};
+use crate::host;
 use crate::units::counted;
 
 /// vCPUs for each CPU, unless the user says otherwise: enough for lock holders to be preempted all the time.
@@ -21,13 +21,12 @@ const MEMORY_PER_VCPU: u64 = 256 << 10;
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(30);
 
 impl GuestArgs {
-    /// A launch on this host that does nothing, for [`RunArgs::configs`] and its like to refine; and the
-    /// host.
+    /// A launch on this host that does nothing, for [`RunArgs::configs`] and its like to refine.
     ///
     /// # Errors
     ///
     /// [`Error::Usage`] for what the host can never do; [`Error::Host`] if it cannot run guests.
-    pub(super) fn config(&self, default_timeout: Duration) -> Result<(Config, Facts), Error> {
+    pub(super) fn config(&self, default_timeout: Duration) -> Result<Config, Error> {
         let mut pcpus = host::allowed_cpus()?;
         // What is wrong on every host comes first.
         let allowed = pcpus.len();
@@ -39,8 +38,7 @@ impl GuestArgs {
             )));
         }
         pcpus.truncate(wanted);
-        let facts = host::facts()?;
-        let most = facts.max_vcpus;
+        let most = host::max_vcpus()?;
         let default_vcpus = u32::try_from(wanted)
             .unwrap_or(u32::MAX)
             .saturating_mul(VCPUS_PER_CPU)
@@ -63,17 +61,17 @@ impl GuestArgs {
             timeout: self.timeout.unwrap_or(default_timeout),
             ..Config::default()
         };
-        Ok((config, facts))
+        Ok(config)
     }
 }
 
 impl RunArgs {
-    /// One launch for each lock, in order; a single one if the workload takes no locks. And the host.
+    /// One launch for each lock, in order; a single one if the workload takes no locks.
     ///
     /// # Errors
     ///
     /// As those of [`GuestArgs::config`].
-    pub(super) fn configs(&self) -> Result<(Vec<Config>, Facts), Error> {
+    pub(super) fn configs(&self) -> Result<Vec<Config>, Error> {
         if self.yield_on_kick && self.kick != KickName::Pio {
             return Err(Error::Usage(
                 "--yield-on-kick is for --kick pio: the VMM does not see the kicks of ioeventfd, and KVM's own yield \
@@ -86,7 +84,7 @@ impl RunArgs {
             .preemption
             .preempt
             .map_or(Duration::ZERO, |preempt| preempt.length);
-        let (base, facts) = self.guest.config(self.duration + stopped + TIMEOUT_MARGIN)?;
+        let base = self.guest.config(self.duration + stopped + TIMEOUT_MARGIN)?;
         let locks = match self.workload {
             Workload::Lock => self.lock.len(),
             _ => 1,
@@ -108,7 +106,7 @@ impl RunArgs {
             exit_stats: self.stats,
             ..base.clone()
         };
-        Ok((self.lock.iter().take(locks).map(with).collect(), facts))
+        Ok(self.lock.iter().take(locks).map(with).collect())
     }
 }
 

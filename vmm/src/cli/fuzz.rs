@@ -10,10 +10,9 @@ use crate::cli::console::Tail;
 use crate::cli::summary::summary;
 use crate::cli::usage;
 use crate::cli::verdict::warnings;
-use crate::config::{Config, Ring};
+use crate::config::Config;
 use crate::fuzz::Target;
-use crate::host::{Facts, Ring0};
-use crate::results::{Results, Run};
+use crate::results::{Host, Kvm, Results, Run};
 use crate::units;
 
 /// Arguments of the program, and what is made of their quantities.
@@ -52,17 +51,16 @@ pub(crate) fn idle(vcpus: u32) -> Config {
 
 /// `run` as JSON, and as text with its warnings.
 pub(crate) fn show(run: Run) -> (String, String) {
-    let facts = Facts {
-        ring0: Ring0 {
-            emulated: false,
-            ns_per_instruction: 1.0,
-        },
-        max_vcpus: 1,
+    let host = Host {
+        kvm: Kvm::Native,
+        ring0_ns_per_instruction: None,
+        guest_ring: 0,
+        pcpus: 1,
         tsc_khz: 1,
         kernel: String::new(),
     };
     let warnings = warnings(&run).join("\n");
-    let results = Results::new(&facts, 1, Ring::Zero, vec![run]);
+    let results = Results::new(host, vec![run]);
     let json = serde_json::to_string(&results).expect("results are plain data");
     (json, summary(&results) + &warnings)
 }

@@ -1,17 +1,22 @@
 //! A bar on stderr while a guest runs, if somebody watches.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// Shows `what` and a bar that fills up in `duration`, until it is dropped. Only a terminal gets to see it.
 #[derive(Debug)]
-pub(super) struct Progress(ProgressBar);
+pub(super) struct Progress(Option<ProgressBar>);
 
 impl Progress {
     pub(super) fn new(what: &str, duration: Duration) -> Self {
         const WIDTH: usize = 30;
+        // The bar would know, too, but draws it on a thread nevertheless.
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
         // Time is all there is to know about a running guest, so the bar is drawn from it alone.
         let bar = move |state: &ProgressState, out: &mut dyn Write| {
             let share = state.elapsed().as_secs_f64() / duration.as_secs_f64();
@@ -24,12 +29,14 @@ impl Progress {
             progress.set_style(style.with_key("time_bar", bar));
         }
         progress.enable_steady_tick(Duration::from_millis(100));
-        Self(progress)
+        Self(Some(progress))
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        if let Some(progress) = &self.0 {
+            progress.finish_and_clear();
+        }
     }
 }

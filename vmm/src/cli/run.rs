@@ -9,14 +9,14 @@ use crate::cli::output::Output;
 use crate::cli::signals::Signals;
 use crate::cli::summary::summary;
 use crate::cli::verdict::warnings;
-use crate::config::{Config, Ring};
+use crate::config::Config;
 use crate::host;
-use crate::results::{Results, Run};
+use crate::results::{Host, Results, Run};
 use crate::sandbox::Files;
 
 /// Launches a guest for each lock, and writes the results once all have ended.
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let (configs, facts) = args.configs()?;
+    let configs = args.configs()?;
     let output = Output::new(args.output.as_deref())?;
     let files = Files {
         read: None,
@@ -26,18 +26,21 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::block()?;
 
     let mut runs = Vec::with_capacity(configs.len());
-    let mut ring = Ring::Zero;
+    let mut measured_on = None;
     for (i, config) in configs.iter().enumerate() {
         let what = format!("{} ({} of {})", title(config), i + 1, configs.len());
         let outcome = guest::launch(&what, config, &signals)?;
-        ring = outcome.ring;
+        measured_on = Some(Host::new(&outcome, host::allowed_cpus()?.len()));
         let run = Run::new(config, &outcome);
         report_problems(&run);
         runs.push(run);
     }
 
     let all_completed = runs.iter().all(Run::completed);
-    let results = Results::new(&facts, host::allowed_cpus()?.len(), ring, runs);
+    let Some(host) = measured_on else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let results = Results::new(host, runs);
     let text = match args.format {
         Format::Table => summary(&results),
         Format::Json => json(&results)?,

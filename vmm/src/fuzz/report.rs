@@ -10,6 +10,7 @@ use abi::report::{Report, VcpuReport};
 use super::{Input, Target};
 use crate::cli::fuzz::{idle, show};
 use crate::config::Ring;
+use crate::host::Ring0;
 use crate::memory::GuestMemory;
 use crate::outcome::{Ended, GuestReport, HostTime, Outcome, Preemptions};
 use crate::results::{Percentiles, Run};
@@ -95,6 +96,8 @@ fn report(data: &[u8]) {
         ended: Ended::Completed,
         detail: String::new(),
         ring: Ring::Three,
+        ring0: Ring0::default(),
+        entered_ns: tsc_khz,
         tsc_khz,
         report: Some(report),
         host_time: Some(host_time),

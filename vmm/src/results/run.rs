@@ -45,6 +45,8 @@ pub struct Run {
     pub seed: u64,
     /// From the start of the launch until the first vCPU ran.
     pub setup_ns: u64,
+    /// CLOCK_MONOTONIC when the first vCPU was about to run: for those who know when they started the program.
+    pub entered_ns: u64,
     /// How it ended.
     pub exit: Exit,
     /// One line on that; may be empty.
@@ -142,6 +144,7 @@ impl Run {
             think_ns: nanos(config.think),
             seed: config.seed,
             setup_ns: nanos(outcome.setup),
+            entered_ns: outcome.entered_ns,
             exit,
             detail,
             rejected: outcome.rejected,

@@ -7,7 +7,7 @@ use abi::report::{EVENTS, Report, VcpuReport};
 use pvlock::Event;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Ring};
 use crate::host::Ring0;
 use crate::outcome::{Ended, GuestReport, HostTime, Outcome};
 
@@ -33,6 +33,10 @@ fn outcome(report: Option<GuestReport>) -> Outcome {
         },
         detail: String::new(),
         ring: Ring::Three,
+        ring0: Ring0 {
+            emulated: true,
+            ns_per_instruction: 430.0,
+        },
         tsc_khz: 1_000_000,
         report,
         host_time: Some(HostTime {
@@ -46,6 +50,7 @@ fn outcome(report: Option<GuestReport>) -> Outcome {
         steal_time: true,
         rejected: 0,
         setup: Duration::from_millis(3),
+        entered_ns: 5_000_000,
     }
 }
 
@@ -99,16 +104,8 @@ fn garbage(word: u64) -> GuestReport {
 }
 
 fn results(run: Run) -> serde_json::Value {
-    let facts = Facts {
-        ring0: Ring0 {
-            emulated: true,
-            ns_per_instruction: 430.0,
-        },
-        max_vcpus: 64,
-        tsc_khz: 1_000_000,
-        kernel: "6.18.0".into(),
-    };
-    serde_json::to_value(Results::new(&facts, 2, Ring::Three, vec![run])).expect("results are plain data")
+    let host = Host::new(&outcome(None), 2);
+    serde_json::to_value(Results::new(host, vec![run])).expect("results are plain data")
 }
 
 fn keys(value: &serde_json::Value) -> BTreeSet<&str> {
@@ -137,9 +134,9 @@ fn json_fields_keep_their_names() {
     ];
     assert_eq!(keys(&json["host"]), BTreeSet::from(host));
     let run = &json["runs"][0];
-    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns events exclusion_violations exit exits guest_steal_ns \
-                 halt_poll_ns halted_ns halts held_ns hold_ns jain_index kick kicks lock longest_wait_ns memory \
-                 natural_preemptions neighbours pcpus per_vcpu pinned preempt preemptions rejected seed setup_ns \
+    let names = "acquisitions cpu_ns detail duration_ns elapsed_ns entered_ns events exclusion_violations exit exits \
+                 guest_steal_ns halt_poll_ns halted_ns halts held_ns hold_ns jain_index kick kicks lock longest_wait_ns \
+                 memory natural_preemptions neighbours pcpus per_vcpu pinned preempt preemptions rejected seed setup_ns \
                  spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns throughput_per_sec vcpus wait_ns \
                  wake_cost_ns workload yield_on_kick";
     assert_eq!(keys(run), names.split_whitespace().collect());

@@ -21,6 +21,7 @@ pub(in crate::cli) fn run(lock: LockKind, vcpus: u32, pcpus: usize, acquisitions
         think_ns: 100,
         seed: 1,
         setup_ns: 3_000_000,
+        entered_ns: 0,
         exit: Exit::Completed,
         detail: String::new(),
         rejected: 0,
