@@ -187,7 +187,7 @@ fn use_files(directory: &str) {
     assert!(fs::rename(format!("{ours}/new"), format!("{ours}/old")).is_ok());
     assert!(fs::read("/proc/self/status").is_ok());
     assert!(refused(fs::read(format!("{ours}/old")).map(drop)));
-    assert!(refused(fs::read("/etc/passwd").map(drop)));
+    assert!(refused(fs::read(format!("{directory}/secret")).map(drop)));
     assert!(refused(create(&format!("{directory}/elsewhere"))));
     assert!(refused(fs::write(&read, "")));
     assert!(refused(fs::remove_file(&read)));
@@ -198,7 +198,9 @@ fn use_files(directory: &str) {
 fn files_nobody_asked_for_are_out_of_reach() {
     let directory = env::temp_dir().join(format!("pvlab-sandbox-{}", std::process::id()));
     fs::create_dir_all(directory.join("ours")).expect("temporary directories can be made");
-    fs::write(directory.join("read"), "text").expect("temporary files can be written");
+    for name in ["read", "secret"] {
+        fs::write(directory.join(name), "text").expect("temporary files can be written");
+    }
     let output = violate(&format!("files {}", directory.display()));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     fs::remove_dir_all(&directory).expect("what was made can be removed");
