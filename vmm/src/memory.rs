@@ -94,3 +94,32 @@ impl GuestMemory {
             .unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy, Default)]
+    #[repr(transparent)]
+    struct Word(u64);
+
+    // SAFETY: an integer has no padding and no invalid bit patterns, and this one is no pointer.
+    unsafe impl Plain for Word {}
+
+    #[test]
+    fn nothing_outside_is_reached() {
+        let region = |base, len| Region { base, len };
+        let memory = GuestMemory::new(&[region(0, 0x2000), region(0x1_0000, 0x1000)]).unwrap();
+        memory.write(0x1ff8, Word(1)).unwrap();
+        assert_eq!(memory.read::<Word>(0x1ff8).unwrap().0, 1);
+        for address in [0x1ff9, 0x2000, 0xfff9, 0x1_0ff9, 0x1_1000, u64::MAX - 7, u64::MAX] {
+            assert!(memory.write(address, Word(1)).is_err(), "{address:#x}");
+            assert!(memory.read::<Word>(address).is_err(), "{address:#x}");
+            assert!(memory.write_bytes(address, &[0; 8]).is_err(), "{address:#x}");
+        }
+        for address in [0x1ffd, 0x2000, u64::MAX - 3, u64::MAX] {
+            memory.store_hint(address, 1);
+            assert_eq!(memory.load_hint::<u32>(address), 0, "{address:#x}");
+        }
+    }
+}

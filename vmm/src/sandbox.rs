@@ -2,7 +2,7 @@
 //!
 //! | what | confines | by |
 //! |---|---|---|
-//! | seccomp | each thread to the system calls of its class; another one ends the process | `filter`, `program`, `violation` |
+//! | seccomp | each thread to the system calls of its class | `filter`, `program`; `violation` says what was stopped |
 //! | Landlock | the process to the files that it was asked to use | `files` |
 //!
 //! [`launch`](crate::launch) confines the threads that it starts, and nothing else: it is part of another program. They
@@ -12,8 +12,8 @@
 //!
 //! **Limits.** The control thread has the next guest to set up, so it may open files, map memory and create VMs; nothing
 //! of a guest's runs on it, and all it takes from one are the numbers of the report and the console's last lines. Filters
-//! see numbers, not what is behind pointers: which files may be opened is for Landlock to say, and where the kernel has none, for
-//! the files' permissions alone. A descriptor that is open can be used by every thread.
+//! see numbers, not what is behind pointers: which files may be opened is for Landlock to say, and where the kernel has
+//! none, for the files' permissions alone. A descriptor that is open can be used by every thread.
 
 mod files;
 mod filter;

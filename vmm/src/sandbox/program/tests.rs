@@ -1,8 +1,8 @@
 use super::*;
 use crate::sandbox::{Class, filter};
 
-/// The instructions that appear in programs, interpreted as the kernel does. Returns the action, and how many instructions
-/// led to it.
+/// The instructions that appear in programs, interpreted as the kernel does. Returns the action, and how many
+/// instructions led to it.
 fn decide(program: &[sock_filter], arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
     let word = |offset: usize| match offset {
         0 => number,
