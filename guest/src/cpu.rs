@@ -9,17 +9,21 @@
 //! area + 56 KiB  Cpu, where GS points
 //! ```
 //!
-//! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only exception
-//! that returns is an emulated `hlt`, and its stub needs eight words.
+//! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only
+//! exceptions that return are emulated instructions, and their stub needs eight words. The stubs of
+//! interrupts have stacks of their own, inside the `Cpu`, since they may come between.
 
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::{BootInfo, CPU_AREA_SIZE, CPU_AREA_STRIDE};
 use abi::port;
 use abi::vcpu_page::VcpuPage;
 use pvlock::PerCpu;
+
+use crate::interrupts::{MASK_IRQ, MASK_NMI};
 
 /// Offset of the kernel stack's top in the area.
 pub(crate) const STACK_TOP: usize = 40 * 1024;
@@ -82,6 +86,10 @@ const _: () = assert!(offset_of!(Tss, ist) == 36 && offset_of!(Tss, bitmap) == 1
 /// Last byte of the TSS, counted from its start.
 pub(crate) const TSS_LIMIT: u16 = (offset_of!(Tss, bitmap_end)) as u16;
 
+/// What a stub needs: the processor's frame of five words, and a few of its own.
+#[repr(align(16))]
+pub(crate) struct Stack(#[expect(dead_code, reason = "stubs use it")] [u64; 16]);
+
 /// What a vCPU knows of itself. `start` fills it in; GS points at it for as long as the vCPU runs.
 #[repr(C, align(64))]
 pub(crate) struct Cpu {
@@ -96,6 +104,30 @@ pub(crate) struct Cpu {
     /// Stack selector of the kernel's ring.
     pub(crate) kernel_ss: u64,
     pub(crate) gdt: [u64; 9],
+    /// Not 0: interrupts wait. Bits of [`interrupts`](crate::interrupts); read by the stubs, as are the next
+    /// two, which they also write.
+    pub(crate) mask: AtomicU32,
+    /// A bit for each external vector that waits to be handled.
+    pub(crate) pending: AtomicU32,
+    /// Not 0 if an NMI waits to be handled.
+    pub(crate) nmi_pending: AtomicU32,
+    /// Where an interrupt, and an NMI, has interrupted: from the stub to the upcall.
+    pub(crate) irq_rip: u64,
+    pub(crate) irq_rsp: u64,
+    pub(crate) nmi_rip: u64,
+    pub(crate) nmi_rsp: u64,
+    /// Bytes below RSP that compiled code uses: 128, unless a fault is planted.
+    pub(crate) red_zone: Cell<u64>,
+    /// Soft interrupts that wait, a bit each, and whether one is being handled.
+    pub(crate) soft_pending: Cell<u32>,
+    pub(crate) in_soft: Cell<bool>,
+    /// Number of halts.
+    pub(crate) halts: Cell<u64>,
+    /// The last request for a flush of the TLB that this vCPU has seen to; others wait for it.
+    pub(crate) flushed: AtomicU64,
+    /// The stubs' stacks.
+    pub(crate) irq_stack: Stack,
+    pub(crate) nmi_stack: Stack,
     /// Operand of `lgdt`, then of `lidt`.
     pub(crate) table_register: [u16; 5],
     pub(crate) tss: UnsafeCell<Tss>,
@@ -133,8 +165,11 @@ impl Cpu {
         unsafe { &*self.boot }
     }
 
-    /// Marks the vCPU as reporting its own end; returns whether it already was.
+    /// Marks the vCPU as reporting its own end, and masks all interrupts for good; returns whether it already
+    /// was.
     pub(crate) fn enter_fault(&self) -> bool {
+        // Relaxed: for this vCPU's own stubs.
+        self.mask.store(MASK_IRQ | MASK_NMI, Ordering::Relaxed);
         self.in_fault.replace(1) != 0
     }
 
@@ -149,16 +184,27 @@ impl Cpu {
     /// Lock state of vCPU `index`, which has called [`init_locks`](Self::init_locks).
     #[inline]
     pub(crate) fn locks_of(boot: &'static BootInfo, index: u32) -> &'static PerCpu {
-        debug_assert!(index < boot.vcpus);
-        let address = boot.cpu_areas.base as usize + CPU_AREA_STRIDE as usize * index as usize + CPU;
-        let cpu = address as *const Cpu;
         // SAFETY: the areas lie `CPU_AREA_STRIDE` apart from `cpu_areas.base`, with a `Cpu` at this offset of
         // each.
-        let locks = unsafe { &(*cpu).locks };
+        let locks = unsafe { &(*Self::address(boot, index)).locks };
         // SAFETY: an index comes from `this_cpu` or from a lock's queue; either way its vCPU initialised the
         // state before, and what published the index (the lock word) orders this read after it. From then on
         // it is shared.
         unsafe { &*locks.get().cast::<PerCpu>() }
+    }
+
+    /// The last request for a flush of the TLB that vCPU `index` has seen to.
+    pub(crate) fn flushed_of(boot: &'static BootInfo, index: u32) -> &'static AtomicU64 {
+        // SAFETY: as in `locks_of`; this field may be shared from the beginning.
+        unsafe { &(*Self::address(boot, index)).flushed }
+    }
+
+    /// Where the `Cpu` of vCPU `index` lies.
+    #[inline]
+    fn address(boot: &BootInfo, index: u32) -> *const Self {
+        debug_assert!(index < boot.vcpus);
+        let address = boot.cpu_areas.base as usize + CPU_AREA_STRIDE as usize * index as usize + CPU;
+        address as *const Self
     }
 
     /// The page this vCPU shares with the VMM.

@@ -1,4 +1,5 @@
-//! Exceptions: all but one end the run with a dump; that one is the `hlt` of a ring-3 kernel.
+//! Exceptions: all but one end the run with a dump; that one is a #GP on an instruction that a ring-3 kernel
+//! needs done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`, `invlpg [rax]`.
 //!
 //! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see
 //! [`start`](crate::start)). A fault that is to be reported returns "into" [`report_fault`] at the kernel's
@@ -9,13 +10,17 @@ use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
 use abi::boot::KERNEL_BASE;
+use abi::interrupt::FIRST_EXTERNAL;
 use abi::port::{self, exit_code};
 
 use crate::cpu::{Cpu, selector};
-use crate::{console, hypercall, println};
+use crate::{console, hypercall, interrupts, println};
 
-/// Vectors 0–31: the architecture's exceptions. There are no others yet.
-const VECTORS: usize = 32;
+/// Vectors 0–31: the architecture's exceptions.
+const EXCEPTIONS: usize = FIRST_EXTERNAL as usize;
+
+/// With the interrupts after them.
+const VECTORS: usize = EXCEPTIONS + interrupts::VECTORS;
 
 /// Bytes from one stub to the next.
 const STUB_SIZE: u64 = 16;
@@ -25,15 +30,14 @@ const STUB_SIZE: u64 = 16;
 pub(crate) struct Gate(u128);
 
 impl Gate {
-    /// A present, ring-0 interrupt gate to `handler` on the stack of IST 1.
-    const fn new(handler: u64) -> Self {
-        const IST_1: u128 = 1 << 32;
+    /// A present, ring-0 interrupt gate to `handler` on the stack of that IST entry.
+    const fn new(handler: u64, ist: u128) -> Self {
         const PRESENT_INTERRUPT_GATE: u128 = 0x8e << 40;
         let handler = handler as u128;
         Self(
             handler & 0xffff
                 | (selector::CODE_0 as u128) << 16
-                | IST_1
+                | ist << 32
                 | PRESENT_INTERRUPT_GATE
                 | (handler >> 16 & 0xffff) << 48
                 | (handler >> 32) << 64,
@@ -43,10 +47,16 @@ impl Gate {
 
 /// One table for all vCPUs, made by the compiler: the linker script puts the stubs at a known address.
 pub(crate) static IDT: [Gate; VECTORS] = {
-    let mut table = [const { Gate::new(0) }; VECTORS];
+    const NMI: usize = abi::interrupt::NMI as usize;
+    let mut table = [const { Gate::new(0, 0) }; VECTORS];
     let mut vector = 0;
     while vector < VECTORS {
-        table[vector] = Gate::new(KERNEL_BASE + STUB_SIZE * vector as u64);
+        let ist = match vector {
+            NMI => 3,
+            0..EXCEPTIONS => 1,
+            _ => 2,
+        };
+        table[vector] = Gate::new(KERNEL_BASE + STUB_SIZE * vector as u64, ist);
         vector += 1;
     }
     table
@@ -92,6 +102,9 @@ global_asm!(
     "exception_stubs:",
     ".irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
     ".balign {stub_size}",
+    ".if \\vector == {nmi}",
+    "jmp nmi_stub",
+    ".else",
     // A bit for each vector whose error code the processor pushes.
     ".if (0x60227d00 >> \\vector) & 1 == 0",
     "push 0",
@@ -102,8 +115,19 @@ global_asm!(
     "push \\vector",
     "jmp exception",
     ".endif",
+    ".endif",
     ".endr",
-    // rsp: error code, rip, cs, rflags, rsp, ss. A `hlt` in ring 3 arrives here; do it and step over it.
+    ".irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+    ".balign {stub_size}",
+    ".if \\vector == {flush_tlb}",
+    "jmp flush_tlb_stub",
+    ".else",
+    "bts dword ptr gs:[{pending}], \\vector",
+    "jmp irq_stub",
+    ".endif",
+    ".endr",
+    // rsp: error code, rip, cs, rflags, rsp, ss. From ring 3 it may be an instruction to do and to step over.
+    // Code is read only where the kernel's is: RIP may be anything.
     "general_protection:",
     "cmp qword ptr [rsp], 0",
     "jne 2f",
@@ -111,13 +135,42 @@ global_asm!(
     "jz 2f",
     "push rax",
     "mov rax, [rsp + 16]",
+    "cmp rax, offset text_end",
+    "jae 5f",
     "cmp byte ptr [rax], 0xf4",
+    "je 6f",
+    "cmp word ptr [rax], 0xf4f3",
+    "je 7f",
+    "cmp word ptr [rax], 0x220f",
+    "je 8f",
+    "cmp word ptr [rax], 0x010f",
+    "jne 5f",
+    "cmp byte ptr [rax + 2], 0x38",
+    "jne 5f",
     "pop rax",
-    "jne 2f",
+    "invlpg [rax]",
+    "jmp 9f",
+    "8:",
+    "cmp byte ptr [rax + 2], 0xd8",
+    "jne 5f",
+    "pop rax",
+    "mov cr3, rax",
+    "9:",
+    "add qword ptr [rsp + 8], 3",
+    "add rsp, 8",
+    "jmp stub_exit",
+    "7:",
+    "pop rax",
+    "add qword ptr [rsp + 8], 2",
+    "add rsp, 8",
+    "jmp stub_only_halt",
+    "6:",
+    "pop rax",
     "inc qword ptr [rsp + 8]",
     "add rsp, 8",
-    "hlt",
-    "iretq",
+    "jmp stub_halt",
+    "5:",
+    "pop rax",
     "2:",
     "push 13",
     "exception:",
@@ -142,6 +195,7 @@ global_asm!(
     "cmp dword ptr gs:[{in_fault}], 0",
     "jne 3f",
     "mov dword ptr gs:[{in_fault}], 1",
+    "mov dword ptr gs:[{mask}], {mask_all}",
     "mov rdi, rsp",
     "mov rax, rsp",
     "and rax, -16",
@@ -163,6 +217,11 @@ global_asm!(
     "hlt",
     "jmp 4b",
     stub_size = const STUB_SIZE,
+    nmi = const abi::interrupt::NMI,
+    flush_tlb = const interrupts::FLUSH_TLB - FIRST_EXTERNAL,
+    pending = const offset_of!(Cpu, pending),
+    mask = const offset_of!(Cpu, mask),
+    mask_all = const interrupts::MASK_IRQ | interrupts::MASK_NMI,
     in_fault = const offset_of!(Cpu, in_fault),
     kernel_cs = const offset_of!(Cpu, kernel_cs),
     kernel_ss = const offset_of!(Cpu, kernel_ss),

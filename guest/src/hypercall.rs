@@ -1,10 +1,11 @@
 //! The VMM's services, one `out` each, and `hlt`.
 
 use core::arch::asm;
+use core::mem::offset_of;
 
 use abi::{kick, port};
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, selector};
 
 /// Writes `value` to `port`. The compiler may not move memory accesses across it: the VMM, or a vCPU that it
 /// wakes, may look at what was stored before.
@@ -52,14 +53,41 @@ pub(crate) fn kick(cpu: u32) {
     }
 }
 
-/// Sleeps until this vCPU is kicked; returns at once if it was since the last time.
-///
-/// In ring 3 the instruction traps to a stub that executes it on the kernel's behalf.
+/// Sleeps until this vCPU is kicked or interrupted; returns at once if it was kicked since the last time, or
+/// if an interrupt is pending. To wait for something, see [`interrupts`](crate::interrupts).
 #[inline]
 pub(crate) fn halt() {
+    count_halt();
     // SAFETY: `hlt` changes no register and no memory; the ring-3 stub preserves both, and runs on a stack of
-    // its own. Not `nomem`: what the kicker stored must be read again afterwards.
-    unsafe { asm!("hlt", options(nostack, preserves_flags)) }
+    // its own; `kernel_halt` is a `hlt` and a few instructions around it that change flags alone. Not
+    // `nomem`: what the kicker stored must be read again afterwards. Not `nostack`: it is called.
+    unsafe {
+        asm!(
+            "cmp qword ptr gs:[{kernel_cs}], {code_0}",
+            "jne 2f",
+            "call kernel_halt",
+            "jmp 3f",
+            "2:",
+            "hlt",
+            "3:",
+            kernel_cs = const offset_of!(Cpu, kernel_cs),
+            code_0 = const selector::CODE_0,
+        );
+    }
+}
+
+/// Sleeps until this vCPU is kicked or interrupted, as [`halt`] does, though interrupts may be pending: for
+/// who cannot handle them now.
+pub(crate) fn halt_with_pending() {
+    count_halt();
+    // SAFETY: as above. The prefix means nothing to a processor, and to the ring-3 stub that it shall not
+    // look.
+    unsafe { asm!("rep hlt", options(nostack, preserves_flags)) }
+}
+
+fn count_halt() {
+    let halts = &Cpu::current().halts;
+    halts.set(halts.get().wrapping_add(1));
 }
 
 /// Lets the VMM stop this vCPU here, if it wants to; see [`port::PREEMPT_ME`].

@@ -7,7 +7,10 @@
 //! |---|---|
 //! | [`start`] | from the VMM's entry state to Rust: descriptor tables, ring, stack |
 //! | [`cpu`] | the per-vCPU area: its layout, its descriptor tables, how to find one's own |
-//! | [`exceptions`] | IDT, stubs, the `hlt` a ring-3 kernel traps on, the dump that ends a run |
+//! | [`exceptions`] | IDT, stubs, the instructions a ring-3 kernel traps on, the dump that ends a run |
+//! | [`upcall`] | how an interrupt gets from the processor to Rust, and back |
+//! | [`interrupts`] | masks, handlers, which context is interrupted by which |
+//! | [`timer`], [`tlb`] | one-shot timers; flushing the TLB of all vCPUs |
 //! | [`console`], [`mod@panic`], [`runtime`] | printing, panics, and what the compiler expects of a runtime |
 //! | [`hypercall`] | the VMM's services |
 //! | [`memory`], [`once`] | what the boot allocates, and what it sets once for all |
@@ -17,9 +20,10 @@
 //! | [`report`], [`mod@log`] | the memory the results are left in |
 //! | [`workload`] | what the vCPUs do |
 //!
-//! **Stacks and the red zone.** The prebuilt `core` library uses the red zone and SSE, so nothing may run on an
-//! interrupted stack. Every exception therefore enters on its own stack (IST), and none returns to Rust except the
-//! one that emulates `hlt`, which touches neither.
+//! **Stacks and the red zone.** The prebuilt `core` library uses the red zone and SSE, so nothing may run on
+//! an interrupted stack as it is. Every exception and interrupt therefore enters on its own stack (IST), in a
+//! stub that touches neither; Rust runs on an interrupted stack only below the red zone, with the FPU's state
+//! saved.
 #![no_std]
 #![no_main]
 
@@ -28,6 +32,7 @@ mod console;
 mod cpu;
 mod exceptions;
 mod hypercall;
+mod interrupts;
 mod log;
 mod memory;
 mod once;
@@ -37,6 +42,9 @@ mod pv;
 mod report;
 mod runtime;
 mod start;
+mod timer;
+mod tlb;
+mod upcall;
 mod workload;
 
 use abi::boot::{BootInfo, MAGIC};
@@ -59,7 +67,9 @@ extern "C" fn kernel_main(boot: &'static BootInfo) -> ! {
     let cpu = Cpu::current();
     cpu.init_locks();
     if cpu.is_first() {
-        pv::init(memory::BootMemory::new(boot), boot);
+        let mut memory = memory::BootMemory::new(boot);
+        pv::init(&mut memory, boot);
+        workload::init(&mut memory, boot);
     }
     pv::meet();
     workload::run(cpu, boot);

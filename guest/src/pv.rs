@@ -9,6 +9,7 @@ use pvlock::{Barrier, CpuId, HashEntry, LockHash, PerCpu, Platform, SpinBudget};
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::hypercall;
+use crate::interrupts;
 use crate::memory::BootMemory;
 use crate::once::Once;
 use crate::preempt;
@@ -26,7 +27,7 @@ static BUDGET: AtomicU64 = AtomicU64::new(0);
 static BARRIER: Barrier<Pv> = Barrier::new();
 
 /// Sets up what all vCPUs share. vCPU 0 calls it, before the first [`meet`].
-pub(crate) fn init(mut memory: BootMemory, boot: &BootInfo) {
+pub(crate) fn init(memory: &mut BootMemory, boot: &BootInfo) {
     let entries = memory.slice(LockHash::entries_for(boot.vcpus), HashEntry::new);
     LOCK_HASH.set(LockHash::new(entries));
 }
@@ -61,6 +62,11 @@ pub(crate) fn set_budget(budget: SpinBudget) {
     BUDGET.store(encoded, Ordering::Relaxed);
 }
 
+/// The budget in use.
+pub(crate) fn budget() -> SpinBudget {
+    Pv::spin_budget()
+}
+
 // SAFETY: a kernel context stays on its vCPU (`this_cpu`), each vCPU has one `PerCpu` in its own area
 // (`per_cpu`), and the VMM latches kicks (`wait`, `kick`).
 unsafe impl Platform for Pv {
@@ -79,10 +85,15 @@ unsafe impl Platform for Pv {
     }
 
     fn wait(word: &AtomicU32, mask: u32, asleep: u32) {
+        let masked = interrupts::mask(Cpu::current());
         // A kick that comes between this check and the HLT is latched by the VMM, and the HLT returns at
         // once. Acquire: pairs with the release store of whoever changed the word and then kicked.
         if word.load(Ordering::Acquire) & mask == asleep {
-            hypercall::halt();
+            // Where interrupts cannot be handled afterwards, one that is pending must not keep us awake.
+            match masked.nested() {
+                false => hypercall::halt(),
+                true => hypercall::halt_with_pending(),
+            }
         }
     }
 

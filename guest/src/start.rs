@@ -8,7 +8,7 @@ use core::mem::offset_of;
 
 use abi::boot::BootInfo;
 
-use crate::cpu::{self, Cpu, TSS_LIMIT, Tss, descriptor, selector};
+use crate::cpu::{self, Cpu, Stack, TSS_LIMIT, Tss, descriptor, selector};
 
 const TSS: usize = offset_of!(Cpu, tss);
 const GDT: usize = offset_of!(Cpu, gdt);
@@ -34,10 +34,15 @@ global_asm!(
     "2:",
     "mov [r8 + {kernel_cs}], r9",
     "mov [r8 + {kernel_ss}], r10",
-    // TSS: one stack for all exceptions, all covered ports allowed.
+    // TSS: a stack for all exceptions, one for interrupts, one for NMIs; all covered ports allowed.
     "lea rax, [rdx + {fault_stack_top}]",
     "mov [r8 + {tss_rsp0}], rax",
     "mov [r8 + {tss_ist1}], rax",
+    "lea rax, [r8 + {irq_stack_top}]",
+    "mov [r8 + {tss_ist2}], rax",
+    "lea rax, [r8 + {nmi_stack_top}]",
+    "mov [r8 + {tss_ist3}], rax",
+    "mov qword ptr [r8 + {red_zone}], 128",
     "mov word ptr [r8 + {tss_bitmap_offset}], {bitmap_offset}",
     "mov byte ptr [r8 + {tss_bitmap_end}], 0xff",
     // GDT, the TSS descriptor's base in its three pieces last.
@@ -86,7 +91,7 @@ global_asm!(
     "lea rax, [rsp - 8]",
     "push r10",
     "push rax",
-    "push 2", // flags: interrupts off
+    "push 0x202", // flags: interrupts on; they are masked in software
     "push r9",
     "lea rax, [rip + {kernel_main}]",
     "push rax",
@@ -109,6 +114,11 @@ global_asm!(
     tss_selector = const selector::TSS,
     tss_rsp0 = const TSS + offset_of!(Tss, rsp),
     tss_ist1 = const TSS + offset_of!(Tss, ist),
+    tss_ist2 = const TSS + offset_of!(Tss, ist) + 8,
+    tss_ist3 = const TSS + offset_of!(Tss, ist) + 16,
+    irq_stack_top = const offset_of!(Cpu, irq_stack) + size_of::<Stack>(),
+    nmi_stack_top = const offset_of!(Cpu, nmi_stack) + size_of::<Stack>(),
+    red_zone = const offset_of!(Cpu, red_zone),
     tss_bitmap_offset = const TSS + offset_of!(Tss, bitmap_offset),
     tss_bitmap_end = const TSS + offset_of!(Tss, bitmap_end),
     bitmap_offset = const offset_of!(Tss, bitmap),

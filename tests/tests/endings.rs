@@ -71,6 +71,24 @@ fn a_fault_tells_vector_error_code_addresses_and_the_vcpu() {
     }
 }
 
+/// The stub that handles this exception must not look for code where RIP points.
+#[test]
+fn a_jump_to_nowhere_is_reported_with_its_rip() {
+    if kvm() {
+        let _alone = alone();
+        let output = run("--workload wild-jump");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(last.contains("guest vCPU 0: exception 13 (#GP)"), "{last}");
+        // Some processors fault before the jump, others after.
+        assert!(
+            last.contains("rip 0xdeadbeef00000000") || last.contains("self_test::"),
+            "{last}"
+        );
+    }
+}
+
 #[test]
 fn a_stack_overflow_hits_the_guard_page() {
     if kvm() {

@@ -4,7 +4,7 @@ mod preempt;
 
 use std::time::Duration;
 
-use abi::config::{LockKind, RunConfig, Workload, spin};
+use abi::config::{LockKind, RunConfig, Workload, fault, spin};
 
 use crate::affinity::allowed_cpus;
 
@@ -102,11 +102,12 @@ pub struct Config {
     pub exit_stats: bool,
     /// Confines the threads of the launch ([`sandbox`](crate::sandbox)).
     pub sandbox: bool,
-    /// A fault to plant in the VMM, to show that a check catches it.
+    /// A fault to plant, to show that a check catches it.
     pub planted_fault: Option<PlantedFault>,
 }
 
-/// Faults that can be planted in the VMM, so that tests can show that their checks would catch them.
+/// Faults that can be planted in the VMM or the guest, so that tests can show that their checks would catch
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlantedFault {
     /// A HLT forgets the kicks that came before it: the classic lost wake-up. With [`Kick::Kvm`], whose latch is
@@ -124,6 +125,31 @@ pub enum PlantedFault {
     CountWithoutStopping,
     /// The guest is not told that a vCPU is stopped.
     StopInSecret,
+    /// A HLT forgets the interrupts that came before it.
+    ForgetPendingInterrupts,
+    /// A HLT does not ask KVM for an NMI that it was given and has not injected yet.
+    ForgetNmiInKvm,
+    /// The guest's handlers run on the interrupted stack without skipping the red zone.
+    NoRedZone,
+    /// The guest's handlers leave the FPU as they used it.
+    NoFpu,
+    /// The guest sets its periodic timers relative to when they fired.
+    RelativeTimer,
+    /// The guest flushes no TLB after it has changed a mapping.
+    NoFlush,
+}
+
+impl PlantedFault {
+    /// As the guest is told.
+    fn in_guest(self) -> u32 {
+        match self {
+            Self::NoRedZone => fault::NO_RED_ZONE,
+            Self::NoFpu => fault::NO_FPU,
+            Self::RelativeTimer => fault::RELATIVE_TIMER,
+            Self::NoFlush => fault::NO_FLUSH,
+            _ => fault::NONE,
+        }
+    }
 }
 
 /// A guest of one vCPU, on any of the CPUs that the process may use, that boots and ends.
@@ -183,7 +209,7 @@ impl Config {
             think_ns: nanos(self.think),
             spin_ns,
             spin_kind,
-            reserved: 0,
+            fault: self.planted_fault.map_or(fault::NONE, PlantedFault::in_guest),
             rounds: self.rounds,
             seed: self.seed,
         }

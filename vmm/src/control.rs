@@ -1,5 +1,5 @@
-//! The control side of a run: one event loop that waits for the guest's end, the time-out, the user, and
-//! console input.
+//! The control side of a run: one event loop that waits for the guest's end, the time-out, the user, the
+//! vCPUs' timers, and console input.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -74,6 +74,7 @@ mod source {
     pub(super) const STOP: u32 = 2;
     pub(super) const INPUT: u32 = 3;
     pub(super) const ROOM: u32 = 4;
+    pub(super) const VCPU_TIMERS: u32 = 5;
 }
 
 impl MutEventSubscriber for Control {
@@ -82,6 +83,7 @@ impl MutEventSubscriber for Control {
         let added = add(self.machine.ended.as_raw_fd(), source::ENDED)
             .and_then(|()| add(self.timer.as_raw_fd(), source::TIMER))
             .and_then(|()| add(self.machine.console.room.as_raw_fd(), source::ROOM))
+            .and_then(|()| add(self.machine.timers.as_raw_fd(), source::VCPU_TIMERS))
             .and_then(|()| self.stop.map_or(Ok(()), |fd| add(fd, source::STOP)));
         if added.is_err() {
             // Not being able to wait is as good a reason to stop as any, and does not hang.
@@ -97,6 +99,7 @@ impl MutEventSubscriber for Control {
             source::TIMER => Event::Timeout,
             source::STOP => Event::Interrupted,
             source::INPUT => return self.read_input(ops),
+            source::VCPU_TIMERS => return self.machine.expire_timers(),
             _ => return self.feed(ops),
         };
         // The guest's own end, which may come with another event, tells the most.

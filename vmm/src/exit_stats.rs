@@ -50,6 +50,14 @@ reasons! {
     Port "port",
     /// An address where no memory is.
     Mmio "mmio",
+    /// The hypercall `SEND_IPI`.
+    Ipi "ipi",
+    /// The hypercall `SET_TIMER`.
+    Timer "timer",
+    /// The hypercall `PREEMPT_ME`; the time outside includes that for which the vCPU is stopped.
+    PreemptMe "preempt-me",
+    /// The vCPU can take an interrupt that it could not take before.
+    InterruptWindow "interrupt-window",
     /// A signal for the vCPU's thread.
     Signal "signal",
     /// A triple fault.
@@ -65,6 +73,10 @@ impl Reason {
             Ok(VcpuExit::IoOut(port::KICK_CPU, _)) => Self::Kick,
             Ok(VcpuExit::IoOut(port::MEASURE, _)) => Self::Measure,
             Ok(VcpuExit::IoOut(port::EXIT, _)) => Self::Exit,
+            Ok(VcpuExit::IoOut(port::SEND_IPI, _)) => Self::Ipi,
+            Ok(VcpuExit::IoOut(port::SET_TIMER, _)) => Self::Timer,
+            Ok(VcpuExit::IoOut(port::PREEMPT_ME, _)) => Self::PreemptMe,
+            Ok(VcpuExit::IrqWindowOpen) => Self::InterruptWindow,
             Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) if Console::has(*port) => Self::Console,
             Ok(VcpuExit::IoOut(..) | VcpuExit::IoIn(..)) => Self::Port,
             Ok(VcpuExit::Hlt) => Self::Halt,

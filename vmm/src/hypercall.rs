@@ -2,7 +2,9 @@
 
 use std::thread;
 
+use abi::interrupt::{self, NMI, target};
 use abi::port::{self, measure};
+use abi::vcpu_page::VcpuPage;
 
 use crate::config::Kick;
 use crate::console::Console;
@@ -36,6 +38,8 @@ pub(crate) fn write(machine: &Machine, vcpu: u32, port: u16, count: u32, data: &
         port::KICK_CPU => kick(machine, argument),
         port::EXIT => return Some(Next::Exit(argument)),
         port::MEASURE => measure(machine, argument),
+        port::SEND_IPI => send_ipi(machine, vcpu, argument),
+        port::SET_TIMER => set_timer(machine, vcpu, argument),
         port::PREEMPT_ME => preempt_me(machine, vcpu, argument),
         _ => return None,
     }
@@ -87,6 +91,48 @@ fn preempt_me(machine: &Machine, vcpu: u32, argument: u32) {
     }
 }
 
+/// `SEND_IPI`: a vector that is neither external nor the NMI is refused, and so is each target that is no
+/// vCPU.
+fn send_ipi(machine: &Machine, sender: u32, argument: u32) {
+    let [vector, ..] = argument.to_le_bytes();
+    if vector != NMI && !interrupt::is_external(vector) {
+        return machine.reject();
+    }
+    match argument >> 8 {
+        target::OTHERS => (0..machine.interrupts.len() as u32)
+            .filter(|index| *index != sender)
+            .for_each(|index| machine.deliver(index, vector)),
+        target::MASK => {
+            let field = |offset| machine.layout.vcpu_page(sender) + offset as u64;
+            // The sender wrote them before its `out`, and it is in that.
+            let mask: u64 = machine
+                .memory
+                .load_hint(field(std::mem::offset_of!(VcpuPage, ipi_mask)));
+            let base: u32 = machine
+                .memory
+                .load_hint(field(std::mem::offset_of!(VcpuPage, ipi_base)));
+            (0..u64::BITS)
+                .filter(|bit| mask & 1 << bit != 0)
+                .for_each(|bit| machine.deliver(base.saturating_add(bit), vector));
+        }
+        index => machine.deliver(index, vector),
+    }
+}
+
+/// `SET_TIMER`: a vector that is not external is refused.
+fn set_timer(machine: &Machine, vcpu: u32, argument: u32) {
+    match u8::try_from(argument) {
+        Ok(vector) if interrupt::is_external(vector) => {
+            let field = std::mem::offset_of!(VcpuPage, deadline) as u64;
+            let deadline: u64 = machine.memory.load_hint(machine.layout.vcpu_page(vcpu) + field);
+            machine
+                .timers
+                .set(vcpu, (deadline != 0).then_some(deadline), vector);
+        }
+        _ => machine.reject(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -97,6 +143,7 @@ mod tests {
     use crate::layout::Layout;
     use crate::memory::GuestMemory;
     use crate::sandbox::Sandbox;
+    use crate::timers::GuestTsc;
 
     fn machine(vcpus: u32) -> Machine {
         let layout = Layout::new(16 << 20, vcpus, Kernel::embedded().end()).unwrap();
@@ -109,17 +156,27 @@ mod tests {
             memory,
             layout,
             &config,
+            GuestTsc::default(),
             Box::new(io::sink()),
             Sandbox::new(false).unwrap(),
         )
         .unwrap()
     }
 
+    const CALLS: [u16; 6] = [
+        port::KICK_CPU,
+        port::EXIT,
+        port::MEASURE,
+        port::SEND_IPI,
+        port::SET_TIMER,
+        port::PREEMPT_ME,
+    ];
+
     #[test]
     fn only_single_accesses_of_the_right_width_are_hypercalls() {
         let machine = machine(2);
         for port in 0..=u16::MAX {
-            let call = [port::KICK_CPU, port::EXIT, port::MEASURE, port::PREEMPT_ME].contains(&port);
+            let call = CALLS.contains(&port);
             let console = Console::has(port);
             for (count, width) in [
                 (1, 1),

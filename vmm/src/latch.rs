@@ -9,7 +9,8 @@
 //! nobody else on that CPU has a use for.
 //!
 //! A stop reaches a sleeper through a second descriptor, which is never read: it cannot be mistaken for a
-//! kick, and it stays visible to every vCPU that halts later.
+//! kick, and it stays visible to every vCPU that halts later. Interrupts have a third one, the alarm in
+//! `interrupts`: they end a sleep, and leave the kicks alone.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,6 +18,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::interrupts::Interrupts;
 
 /// One vCPU's latch.
 pub(crate) struct Latch {
@@ -27,6 +30,8 @@ pub(crate) struct Latch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     Kicked,
+    /// There is a vector to inject.
+    Interrupted,
     Stopped,
 }
 
@@ -53,15 +58,21 @@ impl Latch {
         &self.kicks
     }
 
-    /// Sleeps until there is a kick, and takes it, or until `stop` is readable. Kicks win where there are
-    /// both. Polls for as long as `poll` before it sleeps.
-    pub(crate) fn park(&self, stop: &EventFd, poll: Duration) -> Wake {
+    /// Sleeps until there is a kick, and takes it; or until there is a vector to inject, and leaves it; or
+    /// until `stop` is readable. Kicks win where there are several. Polls for as long as `poll` before it
+    /// sleeps.
+    pub(crate) fn park(&self, interrupts: &Interrupts, stop: &EventFd, poll: Duration) -> Wake {
         // The usual case, no polling, needs no clock.
         let mut polling = !poll.is_zero();
         let begun = polling.then(Instant::now);
-        loop {
+        let wake = loop {
+            // Before the look: who requests a vector after it finds us parked, and raises the alarm.
+            interrupts.parked();
             if self.clear() {
-                return Wake::Kicked;
+                break Wake::Kicked;
+            }
+            if interrupts.pending() {
+                break Wake::Interrupted;
             }
             polling = polling && begun.is_some_and(|begun| begun.elapsed() < poll);
             let patience = if polling {
@@ -71,10 +82,16 @@ impl Latch {
             } else {
                 Patience::Endless
             };
-            if stopped(self.kicks.as_raw_fd(), stop.as_raw_fd(), patience) {
-                return Wake::Stopped;
+            let [kicked, alarm, stopped] = wait([&self.kicks, interrupts.alarm(), stop], patience);
+            if alarm {
+                interrupts.silence();
             }
-        }
+            if stopped && !kicked && !alarm {
+                break Wake::Stopped;
+            }
+        };
+        interrupts.left();
+        wake
     }
 }
 
@@ -86,19 +103,17 @@ enum Patience {
     Endless = -1,
 }
 
-/// Waits until one of the descriptors is readable, a signal comes, or `patience` ends; returns whether `stop`
-/// is and `kicks` is not.
-fn stopped(kicks: i32, stop: i32, patience: Patience) -> bool {
-    let wait_for = |fd| libc::pollfd {
-        fd,
+/// Waits until one of the descriptors is readable, a signal comes, or `patience` ends; returns which are.
+fn wait<const N: usize>(descriptors: [&EventFd; N], patience: Patience) -> [bool; N] {
+    let mut descriptors = descriptors.map(|fd| libc::pollfd {
+        fd: fd.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
-    };
-    let mut descriptors = [wait_for(kicks), wait_for(stop)];
-    // SAFETY: the array is valid for two entries. An error, EINTR included, leaves `revents` zero, and the
+    });
+    // SAFETY: the array is valid for its length. An error, EINTR included, leaves `revents` zero, and the
     // caller looks again.
-    unsafe { libc::poll(descriptors.as_mut_ptr(), 2, patience as i32) };
-    descriptors[1].revents != 0 && descriptors[0].revents == 0
+    unsafe { libc::poll(descriptors.as_mut_ptr(), N as libc::nfds_t, patience as i32) };
+    descriptors.map(|descriptor| descriptor.revents != 0)
 }
 
 #[cfg(test)]
@@ -114,21 +129,27 @@ mod tests {
     #[test]
     fn kicks_before_the_sleep_are_latched_as_one() {
         let (latch, stop) = (Latch::new().unwrap(), stop());
+        let interrupts = Interrupts::new().unwrap();
         latch.kick();
         latch.kick();
-        assert_eq!(latch.park(&stop, Duration::ZERO), Wake::Kicked);
+        assert_eq!(latch.park(&interrupts, &stop, Duration::ZERO), Wake::Kicked);
         stop.write(1).unwrap();
         assert_eq!(
-            latch.park(&stop, Duration::ZERO),
+            latch.park(&interrupts, &stop, Duration::ZERO),
             Wake::Stopped,
             "the second kick must not count again"
         );
-        assert_eq!(latch.park(&stop, Duration::ZERO), Wake::Stopped, "a stop stays");
+        assert_eq!(
+            latch.park(&interrupts, &stop, Duration::ZERO),
+            Wake::Stopped,
+            "a stop stays"
+        );
     }
 
-    /// A poll that ends at all sorts of moments of the race, and one that never ends in it.
+    /// Kicks and interrupts by turns: neither is lost, nor taken for the other. With a poll that ends at all sorts
+    /// of moments of the race, and one that never ends in it.
     #[test]
-    fn a_hundred_thousand_racing_kicks_all_arrive() {
+    fn a_hundred_thousand_racing_kicks_and_interrupts_all_arrive() {
         for poll in [
             Duration::ZERO,
             Duration::from_micros(3),
@@ -139,20 +160,31 @@ mod tests {
     }
 
     fn race(poll: Duration) {
-        let latches = Arc::new([Latch::new().unwrap(), Latch::new().unwrap()]);
+        let sleeper = || (Latch::new().unwrap(), Interrupts::new().unwrap());
+        let sleepers = Arc::new([sleeper(), sleeper()]);
         let stop = Arc::new(stop());
-        let rounds = 100_000;
         let play = |me: usize| {
-            let (latches, stop) = (latches.clone(), stop.clone());
+            let (sleepers, stop) = (sleepers.clone(), stop.clone());
             move || {
-                for _ in 0..rounds {
-                    assert_eq!(latches[me].park(&stop, poll), Wake::Kicked);
-                    latches[1 - me].kick();
+                for round in 0..100_000_usize {
+                    let ((latch, interrupts), (other, other_interrupts)) = (&sleepers[me], &sleepers[1 - me]);
+                    let wake = latch.park(interrupts, &stop, poll);
+                    if round.is_multiple_of(2) {
+                        assert_eq!(wake, Wake::Kicked);
+                    } else {
+                        assert_eq!(wake, Wake::Interrupted);
+                        interrupts.forget();
+                    }
+                    if (round + me).is_multiple_of(2) {
+                        other.kick();
+                    } else {
+                        other_interrupts.request(32);
+                    }
                 }
             }
         };
         let players = [thread::spawn(play(0)), thread::spawn(play(1))];
-        latches[0].kick();
+        sleepers[0].0.kick();
         for player in players {
             player.join().unwrap();
         }

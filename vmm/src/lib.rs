@@ -13,9 +13,11 @@
 //! | `steal`, `hints`, `perf` | what the guest is told of preemption, and whether that is right |
 //! | `latch` | where a halted vCPU sleeps, and why no wake-up is lost |
 //! | `transport` | how a kick gets there: through the VMM, past it, or inside KVM |
+//! | `interrupts` | which vectors a vCPU is to get, and why none is lost |
+//! | `timers` | the vCPUs' timers |
 //! | `signal` | getting a thread out of `KVM_RUN`, and why no signal is lost |
 //! | `machine` | what the threads of one launch share |
-//! | `control` | the event loop beside the vCPUs: end, time-out, user, console input |
+//! | `control` | the event loop beside the vCPUs: end, time-out, user, timers, console input |
 //! | `console`, `output` | the guest's serial port, and a user who may not read it |
 //! | `layout`, `memory`, `page_tables`, `registers`, `start` | the machine a vCPU finds when it starts |
 //! | `kernel` | guest images: the embedded one, files, symbols |
@@ -48,6 +50,7 @@ mod hints;
 pub mod host;
 mod host_time;
 mod hypercall;
+mod interrupts;
 mod kernel;
 mod latch;
 mod layout;
@@ -68,6 +71,7 @@ mod signal;
 mod start;
 mod steal;
 mod table;
+mod timers;
 mod transport;
 mod units;
 mod vcpu;

@@ -13,11 +13,13 @@ use crate::console::Console;
 use crate::exit_stats::ExitStats;
 use crate::hints::Hints;
 use crate::host_time::Accounts;
+use crate::interrupts::Interrupts;
 use crate::latch::Latch;
 use crate::layout::Layout;
 use crate::memory::GuestMemory;
 use crate::preempt::Preemption;
 use crate::sandbox::Sandbox;
+use crate::timers::{GuestTsc, Timers};
 
 /// Why a vCPU ended the run for all.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Machine {
     pub(crate) memory: GuestMemory,
     pub(crate) layout: Layout,
     pub(crate) latches: Vec<Latch>,
+    pub(crate) interrupts: Vec<Interrupts>,
+    pub(crate) timers: Timers,
     pub(crate) console: Console,
     pub(crate) accounts: Accounts,
     pub(crate) exit_stats: ExitStats,
@@ -81,6 +85,7 @@ impl Machine {
         memory: GuestMemory,
         layout: Layout,
         config: &Config,
+        tsc: GuestTsc,
         console: Box<dyn Write + Send>,
         sandbox: Sandbox,
     ) -> io::Result<Self> {
@@ -90,6 +95,10 @@ impl Machine {
             latches: (0..config.vcpus)
                 .map(|_| Latch::new())
                 .collect::<io::Result<_>>()?,
+            interrupts: (0..config.vcpus)
+                .map(|_| Interrupts::new())
+                .collect::<io::Result<_>>()?,
+            timers: Timers::new(config.vcpus, tsc)?,
             console: Console::new(console, &sandbox)?,
             accounts: Accounts::default(),
             exit_stats: ExitStats::new(config.vcpus, config.exit_stats),
@@ -108,6 +117,22 @@ impl Machine {
             stopping: AtomicBool::new(false),
             stop: EventFd::new(EFD_NONBLOCK)?,
         })
+    }
+
+    /// Interrupts vCPU `index`, which the guest may have made up: the one way in which a vector gets to a
+    /// vCPU. Refused where halted vCPUs sleep in KVM, out of its reach.
+    pub(crate) fn deliver(&self, index: u32, vector: u8) {
+        match self.interrupts.get(index as usize) {
+            Some(interrupts) if self.kick != Kick::Kvm => interrupts.request(vector),
+            _ => self.reject(),
+        }
+    }
+
+    /// Delivers what the timers that are due are for.
+    pub(crate) fn expire_timers(&self) {
+        for (vcpu, vector) in self.timers.expired() {
+            self.deliver(vcpu, vector);
+        }
     }
 
     /// Counts a request that was refused.

@@ -71,7 +71,7 @@ extern "C" fn handle(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
 
 /// For as long as it lives, the signal makes this thread's `KVM_RUN` return `EINTR`.
 pub(crate) struct Registration {
-    immediate_exit: *mut u8,
+    thread: pid_t,
 }
 
 impl Registration {
@@ -85,15 +85,21 @@ impl Registration {
         // The caller looks at its stop flag next; a signal from here on must find the pointer. Handler and
         // caller are the same thread, so only the compiler could reorder.
         compiler_fence(Ordering::SeqCst);
-        Self { immediate_exit }
+        Self {
+            thread: this_thread(),
+        }
     }
 
-    /// Forgets the signals so far. The caller looks at what it was asked to do next.
-    pub(crate) fn rearm(&self) {
-        // SAFETY: the vCPU's `kvm_run` is mapped for as long as this lives, as promised to `new`, and this is the
-        // thread that owns it. Volatile: the kernel reads it.
-        unsafe { self.immediate_exit.write_volatile(0) };
-        // As in `new`: a signal after the caller's look must find the byte cleared, so that it stays set.
+    /// The registered thread, for [`send`].
+    pub(crate) fn thread(&self) -> pid_t {
+        self.thread
+    }
+
+    /// Lets `KVM_RUN` run again. To be called on the registered thread, before it looks at what it may have
+    /// been signalled for: what a signal before this call was about is seen then, one after it is not undone.
+    pub(crate) fn rearm(&self, vcpu: &mut VcpuFd) {
+        // SAFETY: a field of this thread's mapped `kvm_run`. Volatile, like the handler's store to it.
+        unsafe { (&raw mut vcpu.get_kvm_run().immediate_exit).write_volatile(0) };
         compiler_fence(Ordering::SeqCst);
     }
 }

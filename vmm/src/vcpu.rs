@@ -11,6 +11,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use crate::config::PlantedFault;
 use crate::error::Error;
 use crate::hypercall::{self, Next};
+use crate::interrupts::Interrupts;
 use crate::latch::Wake;
 use crate::machine::{Cause, Crash, Machine};
 use crate::sandbox::Class;
@@ -59,6 +60,7 @@ impl Vcpu {
         }
         while self.enter(&signals) {
             let exit = self.fd.run();
+            machine.interrupts[self.index as usize].left();
             machine.preemption.leave_guest(&machine, self.index);
             let _outside = machine.exit_stats.outside(self.index, &exit);
             let next = match exit {
@@ -74,13 +76,15 @@ impl Vcpu {
                     )),
                 },
                 Ok(VcpuExit::Hlt) => match self.park() {
-                    Wake::Kicked => Next::Continue,
+                    Wake::Kicked | Wake::Interrupted => Next::Continue,
                     Wake::Stopped => return Place::Halted,
                 },
+                // It can take an interrupt now.
+                Ok(VcpuExit::IrqWindowOpen) => Next::Continue,
                 Ok(VcpuExit::Shutdown) => Next::Shutdown,
                 Ok(VcpuExit::InternalError) => Next::Unexpected(self.internal_error()),
                 Ok(exit) => Next::Unexpected(describe(&exit)),
-                // The signal to stop, or another one: the loop looks.
+                // The signal to stop, for an interrupt, or another one: `enter` looks.
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Next::Continue,
                 Err(error) => Next::Unexpected(format!("cannot be run: {error}")),
             };
@@ -124,22 +128,41 @@ impl Vcpu {
         })
     }
 
-    /// On the way into the guest: what is asked of the vCPU from now on ends `KVM_RUN`, and what was asked before is
-    /// looked at here. Returns whether to go.
-    fn enter(&self, signals: &signal::Registration) -> bool {
-        signals.rearm();
+    /// On the way into the guest: what was asked of the vCPU until now is done here, and what is asked later
+    /// ends `KVM_RUN`. Returns whether to go.
+    fn enter(&mut self, signals: &signal::Registration) -> bool {
+        let interrupts = &self.machine.interrupts[self.index as usize];
+        interrupts.entering(signals.thread());
+        signals.rearm(&mut self.fd);
+        if let Err(error) = interrupts.inject(&mut self.fd) {
+            let cause = self.cause(Next::Unexpected(format!("cannot be interrupted: {error}")));
+            cause.into_iter().for_each(|cause| self.machine.end(cause));
+            return false;
+        }
+        // After `rearm`, which would undo the signal of whoever asks.
         self.machine.preemption.enter_guest(self.index);
         !self.machine.stopping()
     }
 
-    /// HLT: sleeps until kicked, and tells the other vCPUs so.
+    fn interrupts(&self) -> &Interrupts {
+        &self.machine.interrupts[self.index as usize]
+    }
+
+    /// HLT: sleeps until kicked or interrupted, and tells the other vCPUs so.
     fn park(&self) -> Wake {
         let latch = &self.machine.latches[self.index as usize];
-        if self.machine.planted_fault == Some(PlantedFault::ForgetLatchedKicks) {
-            latch.clear();
+        match self.machine.planted_fault {
+            Some(PlantedFault::ForgetLatchedKicks) => drop(latch.clear()),
+            Some(PlantedFault::ForgetPendingInterrupts) => self.interrupts().forget(),
+            _ => {}
+        }
+        if self.interrupts().nmi_in_kvm(&self.fd)
+            && self.machine.planted_fault != Some(PlantedFault::ForgetNmiInKvm)
+        {
+            return Wake::Interrupted;
         }
         set_preempted(&self.machine, self.index, preempted::PARKED);
-        let wake = latch.park(&self.machine.stop, self.machine.halt_poll);
+        let wake = latch.park(self.interrupts(), &self.machine.stop, self.machine.halt_poll);
         set_preempted(&self.machine, self.index, 0);
         wake
     }

@@ -28,7 +28,7 @@ use crate::sandbox::Sandbox;
 use crate::start::Start;
 use crate::transport::Transport;
 use crate::vcpu::{Place, Vcpu};
-use crate::{Io, affinity, cpuid, diagnosis, page_tables, signal, steal};
+use crate::{Io, affinity, cpuid, diagnosis, page_tables, registers, signal, steal};
 
 /// How long vCPU threads get to come out of KVM once they are told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -120,6 +120,7 @@ impl Vm {
             cpu_areas: self.layout.cpu_areas,
             memory: self.layout.memory_map(),
             run: config.for_guest(),
+            cr3: self.start.cr3,
         };
         self.memory.write(BOOT_INFO, boot)
     }
@@ -198,7 +199,8 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
         ..
     } = vm;
     let steal_time = start.steal_time;
-    let machine = Machine::new(memory, layout, config, io.console, sandbox).map_err(system)?;
+    let tsc = registers::guest_tsc(&vcpus[0], tsc_khz)?;
+    let machine = Machine::new(memory, layout, config, tsc, io.console, sandbox).map_err(system)?;
     transport.bind(&vm_fd, &machine.latches)?;
     let machine = Arc::new(machine);
     signal::install_handler().map_err(system)?;

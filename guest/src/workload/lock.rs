@@ -22,7 +22,7 @@ use crate::{preempt, report};
 /// read-modify-write: the machine code is that of plain variables, and a lock that does not exclude
 /// (`busted`) loses updates without the undefined behaviour of a Rust data race.
 #[repr(align(128))]
-struct Shared {
+pub(super) struct Shared {
     /// Raised by one in every critical section: read at its start, written at its end.
     counter: AtomicU64,
     /// Who is inside: vCPU index + 1, or 0.
@@ -30,16 +30,25 @@ struct Shared {
     data: Line,
 }
 
-static SHARED: Shared = Shared {
-    counter: AtomicU64::new(0),
-    inside: AtomicU32::new(0),
-    data: Line::new(),
-};
+static SHARED: Shared = Shared::new();
 
 impl Shared {
+    pub(super) const fn new() -> Self {
+        Self {
+            counter: AtomicU64::new(0),
+            inside: AtomicU32::new(0),
+            data: Line::new(),
+        }
+    }
+
+    /// Critical sections so far, if they excluded each other. To be called when nobody is inside any more.
+    pub(super) fn count(&self) -> u64 {
+        self.counter.load(Ordering::Relaxed)
+    }
+
     /// One critical section; returns whether somebody else was seen inside.
     #[inline]
-    fn critical_section(&self, me: u32, units: u64) -> bool {
+    pub(super) fn critical_section(&self, me: u32, units: u64) -> bool {
         let counter = self.counter.load(Ordering::Relaxed);
         let found = self.inside.load(Ordering::Relaxed);
         self.inside.store(me, Ordering::Relaxed);
@@ -112,13 +121,7 @@ fn run_with<R: RawMutex>(cpu: &Cpu, boot: &'static BootInfo, kind: LockKind, loc
     let elapsed = measured.end(cpu);
 
     if cpu.is_first() {
-        write_report(
-            boot,
-            SHARED.counter.load(Ordering::Relaxed),
-            elapsed,
-            wake_cost,
-            budget,
-        );
+        write_report(boot, SHARED.count(), elapsed, wake_cost, budget);
     }
 }
 
@@ -161,8 +164,8 @@ fn repeat<R: RawMutex>(
     }
 }
 
-/// Reports what the lock has counted. It is the only one that this vCPU has used.
-fn copy_counters(cpu: &Cpu, boot: &'static BootInfo, results: &mut VcpuReport) {
+/// Reports what the locks of this vCPU have counted.
+pub(super) fn copy_counters(cpu: &Cpu, boot: &'static BootInfo, results: &mut VcpuReport) {
     let counted = Cpu::locks_of(boot, cpu.index());
     for (slot, event) in results.events.iter_mut().zip(Event::ALL) {
         *slot = counted.count(*event);

@@ -2,6 +2,7 @@
 
 mod costs;
 mod hostile;
+mod interrupts;
 mod lock;
 mod observe;
 mod ping_pong;
@@ -19,8 +20,14 @@ use pvlock::SpinBudget;
 
 use crate::clock;
 use crate::cpu::Cpu;
+use crate::memory::BootMemory;
 use crate::pv::meet;
 use crate::{hypercall, preempt, report};
+
+/// Takes the memory that the workload needs. vCPU 0 calls it while it boots.
+pub(crate) fn init(memory: &mut BootMemory, boot: &BootInfo) {
+    interrupts::init(memory, boot);
+}
 
 /// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished, or at
 /// once if there is nothing to do.
@@ -41,6 +48,12 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         Workload::Costs => costs::run(cpu, boot),
         Workload::Spin => observe::spin(cpu, boot),
         Workload::Observe => observe::observe(cpu, boot),
+        Workload::IpiRace
+        | Workload::NestedLocks
+        | Workload::Interrupted
+        | Workload::Ticks
+        | Workload::Shootdown
+        | Workload::BadInterrupts => interrupts::run(workload, cpu, boot),
         _ => match hostile::evil(workload) {
             Some(evil) => evil(&mut hostile::Culprit::new(cpu, boot)),
             None => self_test::run(workload, cpu, boot),

@@ -34,6 +34,7 @@ pub(super) fn run(workload: Workload, cpu: &'static Cpu, boot: &BootInfo) {
                 hypercall::preempt_me();
             }
         }
+        Workload::WildJump if cpu.is_first() => wild_jump(),
         Workload::BadKick if cpu.is_first() => {
             for index in [boot.vcpus, boot.vcpus + 1, u32::MAX] {
                 hypercall::kick(index);
@@ -47,6 +48,13 @@ pub(super) fn run(workload: Workload, cpu: &'static Cpu, boot: &BootInfo) {
 fn read_null() {
     // SAFETY: not sound as a load, and not meant to be: it faults, and the fault ends the run.
     unsafe { asm!("mov {}, [0x10]", out(reg) _, options(nostack, readonly, preserves_flags)) };
+}
+
+/// Jumps to an address that is not canonical. Where that goes wrong, before or after the jump, depends on the
+/// processor; the stub that looks for instructions to emulate must not follow.
+fn wild_jump() {
+    // SAFETY: not sound, and not meant to be: it faults, and the fault ends the run.
+    unsafe { asm!("jmp {}", in(reg) 0xdead_beef_0000_0000_u64, options(nostack)) };
 }
 
 /// Recurses without end, a visible piece of stack at a time.

@@ -82,10 +82,12 @@ pub struct BootInfo {
     pub memory: [Region; MEMORY_REGIONS],
     /// What to do.
     pub run: RunConfig,
+    /// The value of CR3 that vCPUs start with, for kernels that run where they cannot read the register.
+    pub cr3: u64,
 }
 
-assert_layout!(BootInfo, size 208, ring at 12, kick at 20, tsc_khz at 24, vcpu_pages at 32, report at 48, cpu_areas at 64,
-    memory at 80, run at 144);
+assert_layout!(BootInfo, size 216, ring at 12, kick at 20, tsc_khz at 24, vcpu_pages at 32, report at 48, cpu_areas at 64,
+    memory at 80, run at 144, cr3 at 208);
 
 // SAFETY: integers only, `#[repr(C)]`, and the asserted size is the sum of the fields' sizes.
 unsafe impl Plain for BootInfo {}

@@ -63,7 +63,14 @@ named! {
         TripleFault = 21, "triple-fault", "self-test: vCPU 0 faults without a stack to report it on";
         BadPort = 22, "bad-port", "self-test: vCPU 0 writes to a port that does not exist";
         Babble = 24, "babble", "self-test: vCPU 0 prints for ever";
+        WildJump = 36, "wild-jump", "self-test: vCPU 0 jumps to an address that no processor has";
         BadKick = 23, "bad-kick", "self-test: vCPU 0 kicks vCPUs that do not exist, then ends";
+        IpiRace = 30, "ipi-race", "self-test: pairs of vCPUs hand a token to and fro, a kick and an interrupt each, against the other's HLT";
+        NestedLocks = 31, "nested-locks", "self-test: locks in tasks and in handlers of soft and hard interrupts and NMIs, each inside the others";
+        Interrupted = 32, "interrupted", "self-test: timers interrupt code that uses all registers and the red zone";
+        Ticks = 33, "ticks", "self-test: a timer of 250 Hz on every vCPU for --duration";
+        Shootdown = 34, "shootdown", "self-test: vCPU 0 remaps a page that the others read, and has them flush their TLBs";
+        BadInterrupts = 35, "bad-interrupts", "self-test: vCPU 0 asks for interrupts that make no sense, then ends";
         HostilePorts = 50, "hostile-ports", "self-test: garbage to ports that exist, then accesses of any kind to any port";
         HostileCalls = 51, "hostile-calls", "self-test: hypercalls with arguments that make no sense, in thousands";
         HostileConsole = 52, "hostile-console", "self-test: every vCPU prints what terminals choke on and forges messages";
@@ -89,6 +96,20 @@ pub const fn pairs(vcpus: u32) -> u32 {
     } else {
         MOST_PAIRS
     }
+}
+
+/// Faults that the guest can be asked to plant in itself, to show that a check catches them.
+pub mod fault {
+    /// None.
+    pub const NONE: u32 = 0;
+    /// Handlers run on the interrupted stack without skipping the red zone.
+    pub const NO_RED_ZONE: u32 = 1;
+    /// Handlers leave the FPU as they used it.
+    pub const NO_FPU: u32 = 2;
+    /// A periodic timer is set relative to when it fired.
+    pub const RELATIVE_TIMER: u32 = 3;
+    /// Nobody flushes its TLB after a change of a mapping.
+    pub const NO_FLUSH: u32 = 4;
 }
 
 /// How [`RunConfig::spin_ns`] is to be read.
@@ -119,12 +140,13 @@ pub struct RunConfig {
     pub spin_ns: u64,
     /// One of [`spin`]'s values.
     pub spin_kind: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
-    /// Number of hand-offs of [`Workload::PingPong`]; 0 asks for as many as fit into the duration.
+    /// One of [`fault`]'s values.
+    pub fault: u32,
+    /// Number of hand-offs of [`Workload::PingPong`]; 0 asks for as many as fit into the duration. Of other
+    /// workloads, of what they repeat.
     pub rounds: u64,
     /// Seed of everything random in the guest.
     pub seed: u64,
 }
 
-assert_layout!(RunConfig, size 64, lock at 4, duration_ns at 8, spin_kind at 40, rounds at 48, seed at 56);
+assert_layout!(RunConfig, size 64, lock at 4, duration_ns at 8, spin_kind at 40, fault at 44, rounds at 48, seed at 56);

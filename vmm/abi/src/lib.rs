@@ -12,6 +12,7 @@
 //! | [`vcpu_page`] | the page each vCPU shares with the VMM while it runs |
 //! | [`report`] | what the guest leaves behind for the VMM to read |
 //! | [`histogram`] | the buckets of the report's histograms |
+//! | [`interrupt`] | interrupt vectors and their targets |
 //! | [`note`] | the ELF note that makes a file a pvlab guest |
 //!
 //! All integers are little-endian, all layouts `#[repr(C)]` with asserted sizes and offsets. [`VERSION`]
@@ -21,6 +22,7 @@
 pub mod boot;
 pub mod config;
 pub mod histogram;
+pub mod interrupt;
 pub mod kick;
 pub mod note;
 pub mod port;

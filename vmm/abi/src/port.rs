@@ -8,6 +8,8 @@
 //! 0x500             KICK_CPU   vCPU index
 //! 0x504             EXIT       exit_code
 //! 0x508             MEASURE    measure::BEGIN, measure::END or measure::SYNC
+//! 0x50c             SEND_IPI   interrupt::ipi(target, vector)
+//! 0x510             SET_TIMER  vector, with the deadline in the vCPU's page
 //! 0x518             PREEMPT_ME 0
 //! ```
 
@@ -26,6 +28,16 @@ pub const EXIT: u16 = 0x504;
 
 /// Begins or ends the interval in which the VMM accounts host time to the vCPUs; see [`measure`].
 pub const MEASURE: u16 = 0x508;
+
+/// Interrupts one vCPU or several; see [`interrupt`](crate::interrupt). Of what does not exist, nothing is
+/// interrupted, and each is counted.
+pub const SEND_IPI: u16 = 0x50c;
+
+/// Sets the vCPU's one timer: it gets the vector that is written here, one that
+/// [`interrupt::is_external`](crate::interrupt::is_external), as soon as its TSC has reached
+/// [`VcpuPage::deadline`](crate::vcpu_page::VcpuPage::deadline); at once if it has already. A deadline of 0
+/// disarms the timer. It fires once; since deadlines are absolute, a periodic use of it does not drift.
+pub const SET_TIMER: u16 = 0x510;
 
 /// Takes the preemption that the VMM offers in the vCPU's page ([`VcpuPage::offer`]): the VMM stops the vCPU
 /// here for as long as it was asked to. Refused where nothing was offered; of several vCPUs that take one

@@ -1,7 +1,7 @@
 //! The page each vCPU shares with the VMM while it runs.
 //!
 //! ```text
-//!   0  guest writes, VMM reads     state, fault
+//!   0  guest writes, VMM reads     state, fault, timer, targets of an IPI
 //! 128  VMM writes, guest reads     preempted
 //! 192  VMM writes, guest reads     offer
 //! 256  KVM writes, guest reads     steal time
@@ -81,8 +81,15 @@ pub struct VcpuPage {
     pub reserved: u32,
     /// Where the vCPU was when it took an exception it could not handle; 0 if it took none.
     pub fault_rip: AtomicU64,
+    /// When the vCPU's timer is to fire, in cycles of its TSC; read when the guest writes to
+    /// [`SET_TIMER`](crate::port::SET_TIMER).
+    pub deadline: AtomicU64,
+    /// Whom an IPI to [`target::MASK`](crate::interrupt::target::MASK) is for, counted from `ipi_base`.
+    pub ipi_mask: AtomicU64,
+    /// The vCPU that bit 0 of `ipi_mask` stands for.
+    pub ipi_base: AtomicU32,
     /// Keeps the halves apart.
-    pub guest_half: [u8; 112],
+    pub guest_half: [u8; 92],
     /// Not 0 while the VMM knows that the vCPU does not run: one of [`preempted`]'s bits. A hint, written
     /// relaxed.
     pub preempted: AtomicU32,
@@ -95,6 +102,6 @@ pub struct VcpuPage {
     pub steal_time: StealTime,
 }
 
-assert_layout!(VcpuPage, size PAGE_SIZE as usize, state at 0, fault_rip at 8, preempted at 128,
-    offer at 192, steal_time at 256);
+assert_layout!(VcpuPage, size PAGE_SIZE as usize, state at 0, fault_rip at 8, deadline at 16, ipi_mask at 24,
+    ipi_base at 32, preempted at 128, offer at 192, steal_time at 256);
 assert_layout!(StealTime, size 64, version at 8, preempted at 16);

@@ -18,6 +18,7 @@ use crate::layout::Layout;
 use crate::machine::{Cause, Crash, Machine};
 use crate::memory::GuestMemory;
 use crate::sandbox::Sandbox;
+use crate::timers::GuestTsc;
 use crate::vcpu::Place;
 
 pub(super) const TARGET: Target = Target {
@@ -98,7 +99,15 @@ fn requests(data: &[u8], planted: Option<PlantedFault>) {
         ..idle(VCPUS)
     };
     let unconfined = Sandbox::new(false).expect("it has nothing to prepare");
-    let machine = Machine::new(memory, layout, &config, Box::new(io::sink()), unconfined).expect("so it has");
+    let machine = Machine::new(
+        memory,
+        layout,
+        &config,
+        GuestTsc::default(),
+        Box::new(io::sink()),
+        unconfined,
+    )
+    .expect("so it has");
     let mut cause = None;
     while cause.is_none() && !input.is_empty() {
         cause = request(&machine, &mut input);
@@ -114,7 +123,14 @@ fn request(machine: &Machine, input: &mut Input<'_>) -> Option<Cause> {
     let refused = machine.rejected();
     match kind % 4 {
         0 => {
-            let known = [port::KICK_CPU, port::EXIT, port::MEASURE, port::PREEMPT_ME];
+            let known = [
+                port::KICK_CPU,
+                port::EXIT,
+                port::MEASURE,
+                port::SEND_IPI,
+                port::SET_TIMER,
+                port::PREEMPT_ME,
+            ];
             let argument = <[u8; 4]>::try_from(&*data).map(u32::from_le_bytes);
             let next = hypercall::write(machine, 0, port, count.into(), data);
             assert!(

@@ -100,6 +100,8 @@ const VCPU: &[Call] = &[
     // The latch, and preemption on purpose.
     call(libc::SYS_poll),
     call(libc::SYS_ppoll),
+    // The timers.
+    call(libc::SYS_timerfd_settime),
     // The thread's books.
     call(libc::SYS_pread64),
 ];

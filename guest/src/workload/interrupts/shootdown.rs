@@ -1,0 +1,138 @@
+//! One vCPU maps a page now to one frame, now to another, and has the others flush their TLBs; those read it,
+//! and some sleep in between. Who reads the frame of an earlier mapping has a stale translation.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::PAGE_SIZE;
+use abi::boot::BootInfo;
+use abi::config::{Workload, fault};
+use abi::interrupt::{FIRST_EXTERNAL, target};
+use pvlock::{Platform, SpinBudget};
+
+use crate::cpu::Cpu;
+use crate::memory::BootMemory;
+use crate::once::Once;
+use crate::pv::Pv;
+use crate::workload::{Measured, Random, write_report};
+use crate::{clock, hypercall, interrupts, report, tlb};
+
+/// The page: the first of the third 512 GiB, where nothing else is.
+const WINDOW: u64 = 2 << 39;
+
+/// Ends the readers' sleep for good.
+const WAKE: u8 = FIRST_EXTERNAL + 4;
+
+/// Reads between two sleeps of a reader, at most.
+const READS: u64 = 20_000;
+
+/// Present, writable, accessible from ring 3, accessed, dirty.
+const MAPPED: u64 = 0x67;
+
+/// A page of eight-byte words: a page table, or data.
+#[repr(align(4096))]
+struct Page([AtomicU64; 512]);
+
+impl Page {
+    /// Memory is mapped one to one.
+    fn address(&self) -> u64 {
+        &raw const *self as u64
+    }
+}
+
+/// Three levels of tables for [`WINDOW`], and the two frames.
+static PAGES: Once<&'static [Page]> = Once::new();
+
+/// Number of the mapping that all use: 0 before the first, [`OVER`] in the end. The frame holds it.
+static MAPPING: AtomicU64 = AtomicU64::new(0);
+const OVER: u64 = u64::MAX;
+
+/// Takes the memory. vCPU 0 calls it while it boots.
+pub(super) fn init(memory: &mut BootMemory, boot: &BootInfo) {
+    if boot.run.workload == Workload::Shootdown as u32 {
+        PAGES.set(memory.slice(5, || Page([const { AtomicU64::new(0) }; 512])));
+    }
+}
+
+/// Every vCPU calls it.
+pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
+    let [level_3, level_2, level_1, frames @ ..] = PAGES.get() else {
+        unreachable!("`init` takes five pages")
+    };
+    let entry = &level_1.0[0];
+    if cpu.is_first() {
+        // SAFETY: the VMM's top table, mapped one to one and writable; this entry of it is not used, and the
+        // processor may read it at any time: atomic.
+        let top = unsafe { &*(boot.cr3 as *const Page) };
+        // The first mapping, of what was not mapped: no TLB holds that.
+        entry.store(frames[0].address() | MAPPED, Ordering::Relaxed);
+        level_2.0[0].store(level_1.address() | MAPPED, Ordering::Relaxed);
+        level_3.0[0].store(level_2.address() | MAPPED, Ordering::Relaxed);
+        top.0[(WINDOW >> 39) as usize].store(level_3.address() | MAPPED, Ordering::Relaxed);
+    }
+    let measured = Measured::begin(cpu);
+    if cpu.is_first() {
+        remap(cpu, boot, entry, frames);
+    } else {
+        read(cpu, boot);
+    }
+    let elapsed = measured.end(cpu);
+    if cpu.is_first() {
+        write_report(boot, 0, elapsed, 0, SpinBudget::Cycles(0));
+    }
+}
+
+fn remap(cpu: &Cpu, boot: &BootInfo, entry: &AtomicU64, frames: &[Page]) {
+    let (page, everything) = (WINDOW..WINDOW + PAGE_SIZE, 0..u64::MAX);
+    let pause = clock::from_ns(boot, boot.run.think_ns);
+    for mapping in 1..=boot.run.rounds.max(1) {
+        let frame = &frames[mapping as usize % 2];
+        frame.0[0].store(mapping, Ordering::Relaxed);
+        entry.store(frame.address() | MAPPED, Ordering::Relaxed);
+        if boot.run.fault != fault::NO_FLUSH {
+            let range = if mapping.is_multiple_of(4) {
+                &everything
+            } else {
+                &page
+            };
+            tlb::flush(cpu, range.clone());
+        }
+        // Release: who sees the number sees the mapping, unless its TLB is stale.
+        MAPPING.store(mapping, Ordering::Release);
+        // Time for the others to read it: the next mapping brings the frame of the one before up to date.
+        let end = clock::cycles() + pause;
+        while clock::cycles() < end {
+            Pv::relax();
+        }
+    }
+    MAPPING.store(OVER, Ordering::Release);
+    interrupts::send(target::OTHERS, WAKE);
+}
+
+fn read(cpu: &Cpu, boot: &'static BootInfo) {
+    // SAFETY: each vCPU runs one workload, once.
+    let results = unsafe { report::of_vcpu(cpu) };
+    let mut random = Random::new(cpu, boot);
+    // SAFETY: mapped before the barrier, to one of two frames of atomics, for good.
+    let window = unsafe { &*(WINDOW as *const AtomicU64) };
+    // Some are often asleep when they are asked to flush; one never sleeps.
+    let sleeps = cpu.index().is_multiple_of(2);
+    let mut until_sleep = READS;
+    loop {
+        // Acquire: pairs with the release above.
+        let mapping = MAPPING.load(Ordering::Acquire);
+        if mapping == OVER {
+            return;
+        }
+        results.acquisitions += 1;
+        results.intruders += u64::from(window.load(Ordering::Relaxed) < mapping);
+        until_sleep -= 1;
+        if until_sleep == 0 {
+            until_sleep = 1 + random.next() % READS;
+            let _masked = interrupts::mask(cpu);
+            if sleeps && MAPPING.load(Ordering::Relaxed) != OVER {
+                results.halts += 1;
+                hypercall::halt();
+            }
+        }
+    }
+}
