@@ -105,36 +105,6 @@ fn cpuid_of(offered: &CpuId, index: u32) -> CpuId {
     cpuid
 }
 
-#[cfg(test)]
-mod tests {
-    use kvm_bindings::kvm_cpuid_entry2;
-
-    use super::*;
-
-    #[test]
-    fn guests_have_apic_ids_of_their_own_and_no_guests() {
-        let leaf = |function| kvm_cpuid_entry2 {
-            function,
-            eax: u32::MAX,
-            ebx: u32::MAX,
-            ecx: u32::MAX,
-            edx: u32::MAX,
-            ..Default::default()
-        };
-        let leaves = [1, 0xb, 0x1f, 0x8000_001e, 0x8000_0001, 7].map(leaf);
-        let offered = CpuId::from_entries(&leaves).unwrap();
-        let cpuid = cpuid_of(&offered, 5);
-        let [initial, extended, v2, amd, features, other] = cpuid.as_slice() else {
-            panic!("as many leaves as before");
-        };
-        assert_eq!((initial.ebx, initial.ecx), (0x05ff_ffff, !(1 << 5)));
-        assert_eq!(features.ecx, !(1 << 2));
-        assert_eq!((extended.edx, v2.edx), (5, 5));
-        assert_eq!((amd.eax, amd.ebx, amd.ecx), (5, 5, 0));
-        assert_eq!(other, &leaf(7));
-    }
-}
-
 /// How the TSC of the guest that `vcpu` is of relates to the host's. KVM gives all vCPUs of a guest the same
 /// offset, if they are created one after the other.
 pub(crate) fn guest_tsc(vcpu: &VcpuFd, khz: u64) -> Result<GuestTsc, Error> {
@@ -166,4 +136,34 @@ pub(crate) fn guest_tsc(vcpu: &VcpuFd, khz: u64) -> Result<GuestTsc, Error> {
         offset: largest.unwrap_or_default() as u64,
         khz,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::kvm_cpuid_entry2;
+
+    use super::*;
+
+    #[test]
+    fn guests_have_apic_ids_of_their_own_and_no_guests() {
+        let leaf = |function| kvm_cpuid_entry2 {
+            function,
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            ..Default::default()
+        };
+        let leaves = [1, 0xb, 0x1f, 0x8000_001e, 0x8000_0001, 7].map(leaf);
+        let offered = CpuId::from_entries(&leaves).unwrap();
+        let cpuid = cpuid_of(&offered, 5);
+        let [initial, extended, v2, amd, features, other] = cpuid.as_slice() else {
+            panic!("as many leaves as before");
+        };
+        assert_eq!((initial.ebx, initial.ecx), (0x05ff_ffff, !(1 << 5)));
+        assert_eq!(features.ecx, !(1 << 2));
+        assert_eq!((extended.edx, v2.edx), (5, 5));
+        assert_eq!((amd.eax, amd.ebx, amd.ecx), (5, 5, 0));
+        assert_eq!(other, &leaf(7));
+    }
 }

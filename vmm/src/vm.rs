@@ -187,6 +187,13 @@ pub fn launch(config: &Config, kernel: &Kernel, io: Io<'_>) -> Result<Outcome, E
                 .into(),
         ));
     }
+    if config.kick == Kick::Kvm && config.needs_interrupts() {
+        return Err(Error::Usage(format!(
+            "workload '{}' needs interrupts, which guests do not get where KVM handles their halts: give --kick pio or \
+             ioeventfd",
+            config.workload.name()
+        )));
+    }
     vm.load(kernel, ring, config)?;
 
     let Vm {
