@@ -107,17 +107,18 @@ impl Interrupts {
     }
 
     /// Hands KVM what the vCPU can take now: the NMI, and the highest vector if it is ready for one. For what
-    /// must wait, asks KVM to exit as soon as it is. To be called by the vCPU's thread, between `entering` and
+    /// must wait, asks KVM to exit as soon as it is ready; that will do for an NMI too. To be called by the vCPU's thread, between `entering` and
     /// `KVM_RUN`.
     pub(crate) fn inject(&self, vcpu: &mut VcpuFd) -> Result<(), errno::Error> {
-        if self.take(NMI) {
+        if self.has(NMI) && self.takes_nmi(vcpu) {
+            self.take(NMI);
             vcpu.nmi().map_err(|error| errno::Error::new(error.errno()))?;
             self.nmi_in_kvm.store(true, Relaxed);
         }
         let run = vcpu.get_kvm_run();
         if run.ready_for_interrupt_injection != 0
             && run.if_flag != 0
-            && let Some(vector) = self.highest()
+            && let Some(vector) = self.highest().filter(|vector| *vector != NMI)
         {
             // KVM sets it again with the next exit; until then one vector is all it takes.
             run.ready_for_interrupt_injection = 0;
@@ -138,10 +139,23 @@ impl Interrupts {
         waits
     }
 
+    /// Whether KVM has no NMI, and the guest has returned from the last one. KVM would keep a second one until
+    /// then; but under nested SVM, guests were seen to loop in the stub of an NMI for ever, as if the second had
+    /// come before the first one's `iretq` was done.
+    fn takes_nmi(&self, vcpu: &VcpuFd) -> bool {
+        vcpu.get_vcpu_events()
+            .is_ok_and(|events| events.nmi.pending | events.nmi.injected | events.nmi.masked == 0)
+    }
+
     fn highest(&self) -> Option<u8> {
         let words = self.pending.iter().map(|word| word.load(SeqCst)).enumerate();
         let (index, word) = words.filter(|(_, word)| *word != 0).last()?;
         u8::try_from(64 * index as u32 + word.ilog2()).ok()
+    }
+
+    /// Whether `vector` is in the set.
+    fn has(&self, vector: u8) -> bool {
+        self.pending[usize::from(vector / 64)].load(SeqCst) & 1 << (vector % 64) != 0
     }
 
     /// Takes `vector` out of the set; returns whether it was in it.
