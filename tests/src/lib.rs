@@ -26,7 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
-use vmm::{Config, Ended, GuestReport, Io, Kernel, Kick, Outcome, host, launch};
+use vmm::{Config, Ended, GuestReport, Io, Kernel, Kick, Outcome, Vm, host};
 
 /// Longer than any healthy guest takes on a very slow machine. Only guests that are meant to hang wait less.
 pub const PATIENCE: Duration = Duration::from_secs(600);
@@ -90,12 +90,9 @@ pub fn config(workload: Workload, lock: LockKind, vcpus: u32, pcpus: usize) -> C
 
 /// Launches the embedded kernel, its console to nowhere.
 pub fn run(config: &Config) -> Outcome {
-    let io = Io {
-        stop: None,
-        console: Box::new(io::sink()),
-        input: None,
-    };
-    launch(config, Kernel::embedded(), io).unwrap_or_else(|error| panic!("{config:?}: {error}"))
+    Vm::new(config, Kernel::embedded())
+        .and_then(|vm| vm.run(Io::default()))
+        .unwrap_or_else(|error| panic!("{config:?}: {error}"))
 }
 
 /// Launches a guest that must complete; returns its report.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
 use integration_tests::{alone, command, config, kvm, one_line, vmm};
-use vmm::{Ended, Io, Kernel, launch};
+use vmm::{Ended, Io, Kernel, Vm};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
 
@@ -255,7 +255,9 @@ fn a_user_who_does_not_read_cannot_keep_a_guest_alive() {
         console: Box::new(console),
         input: None,
     };
-    let outcome = launch(&config, Kernel::embedded(), io).expect("it can be launched");
+    let outcome = Vm::new(&config, Kernel::embedded())
+        .and_then(|vm| vm.run(io))
+        .expect("it can be launched");
     assert_eq!(outcome.ended, Ended::Timeout, "{}", outcome.detail);
     assert!(!outcome.detail.contains("inside KVM"), "{}", outcome.detail);
 }

@@ -17,7 +17,7 @@ use std::{env, ptr, thread};
 use abi::config::{LockKind, Workload};
 use integration_tests::{alone, command, config, kvm, one_line, vmm};
 use vmm::sandbox::{Files, Landlock, confine};
-use vmm::{Io, Kernel, PlantedFault, launch};
+use vmm::{Io, Kernel, PlantedFault, Vm};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
 
@@ -86,7 +86,9 @@ fn launch_idle(console: Box<dyn Write + Send>, fault: Option<PlantedFault>) {
         console,
         input: None,
     };
-    launch(&config, Kernel::embedded(), io).expect("it can be launched");
+    Vm::new(&config, Kernel::embedded())
+        .and_then(|vm| vm.run(io))
+        .expect("it can be launched");
 }
 
 /// A console that opens a file.

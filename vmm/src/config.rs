@@ -157,7 +157,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             vcpus: 1,
-            // A host that does not tell them is found out by `launch`.
+            // A host that does not tell them is found out by `Vm::new`.
             pcpus: allowed_cpus().unwrap_or_default(),
             pin: false,
             memory: 64 << 20,

@@ -6,10 +6,10 @@ use kvm_ioctls::Kvm;
 
 pub use crate::affinity::allowed_cpus;
 use crate::error::Error;
+use crate::hardware::Hardware;
 use crate::kernel::Kernel;
 pub use crate::probe::Ring0;
 use crate::transport::Transport;
-use crate::vm::Vm;
 
 /// Memory of the guest that is created to look at the host.
 const SMALL: u64 = 16 << 20;
@@ -33,11 +33,11 @@ pub struct Facts {
 ///
 /// [`Error::Host`] if it cannot run guests, with what to do about it.
 pub fn facts() -> Result<Facts, Error> {
-    let mut vm = Vm::create(SMALL, 1, Kernel::embedded(), &Transport::default())?;
+    let mut vm = Hardware::create(SMALL, 1, Kernel::embedded(), &Transport::default())?;
     Ok(Facts {
         ring0: vm.ring0()?,
         max_vcpus: max_vcpus()?,
-        tsc_khz: vm.tsc_khz(),
+        tsc_khz: vm.tsc_khz,
         kernel: kernel_release(),
     })
 }

@@ -1,11 +1,36 @@
 //! A minimal VMM on KVM: launches small SMP guests and tells what vCPU preemption did to their locks.
 //!
-//! [`launch`] is the whole of it: a [`Config`] and a [`Kernel`] in, an [`Outcome`] out.
+//! A [`Config`] and a [`Kernel`] make a [`Vm`]; its run comes to an [`Outcome`]:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use vmm::{Config, Ended, Io, Kernel, LockKind, Vm, Workload};
+//!
+//! let config = Config {
+//!     vcpus: 8,
+//!     workload: Workload::Lock,
+//!     lock: LockKind::PvQSpinlock,
+//!     duration: Duration::from_secs(1),
+//!     hold: Duration::from_nanos(100),
+//!     ..Config::default()
+//! };
+//! let outcome = Vm::new(&config, Kernel::embedded())?.run(Io::default())?;
+//! if outcome.ended == Ended::Completed {
+//!     let report = outcome.report.expect("a guest that completed has left one");
+//!     let kicks: u64 = report.vcpus.iter().map(|vcpu| vcpu.kicks).sum();
+//!     println!("{} critical sections, {kicks} kicks", report.run.plain_counter);
+//! } else {
+//!     eprintln!("{}", outcome.detail);
+//! }
+//! # Ok::<(), vmm::Error>(())
+//! ```
 //!
 //! | module | concern |
 //! |---|---|
 //! | [`config`], [`outcome`], [`error`] | what goes in, and what comes out |
-//! | `vm` | a launch from beginning to end: VM, memory, vCPUs, threads |
+//! | `vm` | a guest from beginning to end |
+//! | `hardware`, `threads` | what KVM gives, and the threads that run it |
 //! | `vcpu` | the exit loop |
 //! | [`exit_stats`] | why vCPUs left the guest, how often and for how long |
 //! | `hypercall` | what the guest's port accesses do |
@@ -46,6 +71,7 @@ pub mod error;
 pub mod exit_stats;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod hardware;
 mod hints;
 pub mod host;
 mod host_time;
@@ -71,6 +97,7 @@ mod signal;
 mod start;
 mod steal;
 mod table;
+mod threads;
 mod timers;
 mod transport;
 mod units;
@@ -78,14 +105,15 @@ mod vcpu;
 mod vm;
 mod wait;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 
+pub use abi::config::{LockKind, Workload};
 pub use config::{Config, Kick, PlantedFault, Preempt, Ring, Spin, Target};
 pub use error::Error;
 pub use kernel::Kernel;
 pub use outcome::{Ended, GuestReport, HintAccuracy, HostTime, Outcome, Preemptions, Told};
-pub use vm::launch;
+pub use vm::Vm;
 
 /// CLOCK_MONOTONIC in nanoseconds: unlike an `Instant`, it can be compared with what other processes read.
 pub fn monotonic_ns() -> u64 {
@@ -98,7 +126,7 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// A launch's connections to the outside.
+/// A run's connections to the outside.
 pub struct Io<'a> {
     /// When this becomes readable, the guest is stopped. Never read: one descriptor stops every later launch
     /// as well.
@@ -108,4 +136,15 @@ pub struct Io<'a> {
     pub console: Box<dyn Write + Send>,
     /// Where console input comes from.
     pub input: Option<BorrowedFd<'a>>,
+}
+
+/// None: what the guest prints is lost.
+impl Default for Io<'_> {
+    fn default() -> Self {
+        Self {
+            stop: None,
+            console: Box::new(io::sink()),
+            input: None,
+        }
+    }
 }

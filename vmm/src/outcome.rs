@@ -117,7 +117,8 @@ pub struct Outcome {
     pub exits: Option<Vec<VcpuExits>>,
     /// Guest requests that were refused because their arguments made no sense.
     pub rejected: u64,
-    /// Time from the call of [`launch`](crate::launch) until the first vCPU was let run.
+    /// Time from the beginning of [`Vm::new`](crate::Vm::new) until the first vCPU was let run, less what passed between
+    /// the two calls.
     pub setup: Duration,
     /// CLOCK_MONOTONIC in nanoseconds when vCPU 0 was about to enter the guest; 0 if it never was.
     pub entered_ns: u64,

@@ -5,7 +5,7 @@
 //! | seccomp | each thread to the system calls of its class | `filter`, `program`; `violation` says what was stopped |
 //! | Landlock | the process to the files that it was asked to use | `files` |
 //!
-//! [`launch`](crate::launch) confines the threads that it starts, and nothing else: it is part of another program. They
+//! [`Vm::run`](crate::Vm::run) confines the threads that it starts, and nothing else: it is part of another program. They
 //! are confined once they have set themselves up, before they do anything on a guest's behalf. [`confine`] is for
 //! programs that do nothing but launch guests, such as `vmm`. It confines the calling thread, and thereby all that come
 //! after it: a thread starts with the filters of the one that starts it, and adds its own.

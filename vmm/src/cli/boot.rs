@@ -13,7 +13,7 @@ use crate::cli::guest::stopped;
 use crate::cli::signals::Signals;
 use crate::outcome::Ended;
 use crate::sandbox::Files;
-use crate::{Io, Kernel};
+use crate::{Io, Kernel, Vm};
 
 /// Users stop their guests themselves.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -34,7 +34,7 @@ pub(super) fn boot(args: &BootArgs) -> Result<ExitCode, Failure> {
         console: console(),
         input: Some(stdin.as_fd()),
     };
-    let outcome = crate::launch(&config, &kernel, io)?;
+    let outcome = Vm::new(&config, &kernel)?.run(io)?;
     match outcome.ended {
         Ended::Completed => Ok(ExitCode::SUCCESS),
         Ended::Interrupted => Err(stopped(&signals)),

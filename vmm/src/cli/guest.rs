@@ -6,7 +6,7 @@ use crate::cli::progress::Progress;
 use crate::cli::signals::{Signal, Signals};
 use crate::config::Config;
 use crate::outcome::{Ended, Outcome};
-use crate::{Io, Kernel};
+use crate::{Io, Kernel, Vm};
 
 /// Launches the built-in guest. Meanwhile `what` is shown on a terminal; if the guest fails, so is its
 /// console.
@@ -22,7 +22,7 @@ pub(super) fn launch(what: &str, config: &Config, signals: &Signals) -> Result<O
         console: Box::new(console.clone()),
         input: None,
     };
-    let outcome = crate::launch(config, Kernel::embedded(), io);
+    let outcome = Vm::new(config, Kernel::embedded()).and_then(|vm| vm.run(io));
     drop(progress);
     let outcome = outcome?;
     match outcome.ended {
