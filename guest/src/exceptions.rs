@@ -1,5 +1,6 @@
-//! Exceptions: all but one end the run with a dump; that one is a #GP on an instruction that a ring-3 kernel
-//! needs done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`, `invlpg [rax]`.
+//! Exceptions: all but one end the run with a dump; that one is a #GP on an instruction that a ring-3
+//! kernel needs done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`,
+//! `invlpg [rax]`.
 //!
 //! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see
 //! [`start`](crate::start)). A fault that is to be reported returns "into" [`report_fault`] at the kernel's

@@ -23,7 +23,8 @@ pub(crate) fn out8(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) }
 }
 
-/// KVM's own KICK_CPU, by the given instruction. What it answers is always 0, even for an APIC id that nobody has.
+/// KVM's own KICK_CPU, by the given instruction. What it answers is always 0, even for an APIC id that
+/// nobody has.
 macro_rules! kvm_kick {
     ($instruction:literal, $cpu:expr) => {
         // SAFETY: the hypercall wakes a vCPU; it changes no memory, and no register but RAX. RBX, which the

@@ -17,8 +17,9 @@ pub(crate) fn holder(page: &VcpuPage) {
     }
 }
 
-/// To be called in every turn of every spin loop: lets the vCPU be stopped if the VMM would stop a waiter. For
-/// as long as it waits for the workload's lock, that is: not at a barrier, nor when it waits as the holder.
+/// To be called in every turn of every spin loop: lets the vCPU be stopped if the VMM would stop a waiter.
+/// For as long as it waits for the workload's lock, that is: not at a barrier, nor when it waits as the
+/// holder.
 #[inline]
 pub(crate) fn waiter() {
     let page = Cpu::current().page();

@@ -22,7 +22,8 @@ pub(crate) fn halt_until(cpu: &Cpu, deadline: u64) {
     set(cpu, deadline);
     while clock::cycles() < deadline {
         let _masked = interrupts::mask(cpu);
-        // The timer may have fired before the mask; one that fires from here on is pending, and ends the halt.
+        // The timer may have fired before the mask; one that fires from here on is pending, and ends the
+        // halt.
         if clock::cycles() < deadline {
             hypercall::halt();
         }

@@ -13,8 +13,8 @@ use crate::usage::SlowPath;
 ///
 /// Use it only around data for which that is not undefined behaviour, to see that a check notices. Nothing
 /// enforces that: with the feature `busted`, safe code can reach undefined behaviour through
-/// [`lock_api::Mutex`], whose lock is made by a safe constant ([`RawMutex::INIT`]). So only what has a use for
-/// it enables the feature.
+/// [`lock_api::Mutex`], whose lock is made by a safe constant ([`RawMutex::INIT`]). So only what has a use
+/// for it enables the feature.
 pub struct Busted<P> {
     /// 0 free, 1 held.
     word: AtomicU32,

@@ -117,9 +117,9 @@ pub(crate) enum Entry {
 
 /// The head spins. If it is entered in the hash, the entry stays until a releaser takes it out.
 pub(crate) fn wake_up(node: &Node) {
-    // Relaxed: while a head is entered, only itself and the releaser change its state: it by read-modify-write
-    // and from HASHED or AWAKE, so that TAKEN_OUT stays, whichever comes first. What a head that was taken out
-    // must know, it learns in `still_entered`.
+    // Relaxed: while a head is entered, only itself and the releaser change its state: it by
+    // read-modify-write and from HASHED or AWAKE, so that TAKEN_OUT stays, whichever comes first. What a
+    // head that was taken out must know, it learns in `still_entered`.
     let _ = node
         .state
         .compare_exchange(HASHED, AWAKE, Ordering::Relaxed, Ordering::Relaxed);
@@ -127,8 +127,8 @@ pub(crate) fn wake_up(node: &Node) {
 
 /// The head, awake, is about to sleep: is it in the hash? If so, it counts as asleep again.
 pub(crate) fn still_entered<P: Platform>(node: &Node) -> Entry {
-    // Acquire on failure: pairs with the Release in `taken_out`. Who was taken out sees, in the lock word, the
-    // SLOW that its releaser saw, or what came after that.
+    // Acquire on failure: pairs with the Release in `taken_out`. Who was taken out sees, in the lock word,
+    // the SLOW that its releaser saw, or what came after that.
     let failure = if planted::<P>(Fault::LooksUnordered) {
         Ordering::Relaxed
     } else {
@@ -147,9 +147,9 @@ pub(crate) fn still_entered<P: Platform>(node: &Node) -> Entry {
     }
 }
 
-/// The head has entered itself. Relaxed: the releaser, which changes the state next, has seen SLOW, and that is
-/// set after this with Release. A predecessor may be so late that it has yet to look at the state; but it looks
-/// for HALTED, and finds that neither before this nor after.
+/// The head has entered itself. Relaxed: the releaser, which changes the state next, has seen SLOW, and
+/// that is set after this with Release. A predecessor may be so late that it has yet to look at the state;
+/// but it looks for HALTED, and finds that neither before this nor after.
 pub(crate) fn entered(node: &Node) {
     node.state.store(HASHED, Ordering::Relaxed);
 }
@@ -163,7 +163,8 @@ pub(crate) fn never_mind(node: &Node) {
 /// The releaser has taken the head out of the hash. To be called before it releases the lock: until then the
 /// head cannot get the lock, and so cannot use its node for anything else.
 pub(crate) fn taken_out(node: &Node) {
-    // A plain store: if the head turns HASHED to AWAKE or back at the same time, then either before this, which
-    // overwrites it, or in vain. Release: pairs with the Acquires in `still_entered` and `wait_in_queue`.
+    // A plain store: if the head turns HASHED to AWAKE or back at the same time, then either before this,
+    // which overwrites it, or in vain. Release: pairs with the Acquires in `still_entered` and
+    // `wait_in_queue`.
     node.state.store(TAKEN_OUT, Ordering::Release);
 }

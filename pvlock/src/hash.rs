@@ -103,16 +103,16 @@ impl LockHash {
         loop {
             for entry in self.search(lock) {
                 hops += 1;
-                // Acquire: pairs with the Release in `remove`; the last user's reading of `node` comes before our
-                // writing. The look before it is only to leave the entries of others alone.
+                // Acquire: pairs with the Release in `remove`; the last user's reading of `node` comes
+                // before our writing. The look before it is only to leave the entries of others alone.
                 if entry.lock.load(Ordering::Relaxed) == 0
                     && entry
                         .lock
                         .compare_exchange(0, lock, Ordering::Acquire, Ordering::Relaxed)
                         .is_ok()
                 {
-                    // Relaxed: the only one who reads it is the releaser that sees SLOW, which is set after this
-                    // with Release (`LockWord::mark_slow`) and read with Acquire.
+                    // Relaxed: the only one who reads it is the releaser that sees SLOW, which is set after
+                    // this with Release (`LockWord::mark_slow`) and read with Acquire.
                     entry.node.store(node.raw(), Ordering::Relaxed);
                     return hops;
                 }

@@ -52,8 +52,8 @@ impl CpuId {
 ///   with [`entries_for`](LockHash::entries_for) all CPUs. Platforms may share areas if they agree on all of
 ///   this.
 /// * **No unwinding.** No function unwinds: a waiter that left a lock so would leave its node in the queue.
-/// * **Lifetime.** Nothing touches `word` after [`wait`] has returned, not even a [`kick`] that remembers where
-///   its target slept. The lock may be freed as soon as `wait` returns.
+/// * **Lifetime.** Nothing touches `word` after [`wait`] has returned, not even a [`kick`] that remembers
+///   where its target slept. The lock may be freed as soon as `wait` returns.
 /// * **Sleeping.** [`wait`] may return at any time. It returns in the end if it found `word & mask != asleep`
 ///   when it looked, or if there is a [`kick`] of this CPU that did not happen before that look. That is:
 ///   kicks are latched, and `wait` must not lose one between the look and the sleep.

@@ -151,10 +151,10 @@ impl<P: Platform> PvQSpinlock<P> {
             let enters = match still_entered::<P>(me.node) {
                 Entry::Entered => false,
                 Entry::Never => true,
-                // Not before the release: the lock would be marked SLOW twice, and released once. Relaxed: by
-                // TAKEN_OUT we have acquired the SLOW that our releaser saw, and only we could set the next. So
-                // what is not SLOW came with the release, or after it. If it is, we sleep: the kick comes
-                // after the release, or has come and is latched.
+                // Not before the release: the lock would be marked SLOW twice, and released once. Relaxed:
+                // by TAKEN_OUT we have acquired the SLOW that our releaser saw, and only we could set the
+                // next. So what is not SLOW came with the release, or after it. If it is, we sleep: the
+                // kick comes after the release, or has come and is latched.
                 Entry::TakenOut => {
                     planted::<P>(Fault::EntersBeforeRelease) || self.word.peek().byte() != SLOW
                 }

@@ -384,8 +384,8 @@ fn pvqspinlock_with_spurious_wakeups() {
 /// A head that was kicked in vain enters itself again, and is kicked again.
 #[test]
 fn pvqspinlock_whose_head_sleeps_again() {
-    // CPU 1 wants the lock once and is alone in the queue. Its first sleep ends with a kick, so to sleep twice
-    // it must have been in the hash twice.
+    // CPU 1 wants the lock once and is alone in the queue. Its first sleep ends with a kick, so to sleep
+    // twice it must have been in the hash twice.
     assert!(explore(4, || come_together(PvQSpinlock::<Sleepy>::new, 1, 3)).most_sleeps() > 1);
     explore(3, || come_together(PvQSpinlock::<Sleepy>::new, 2, 2)).saw(&[Event::PvWaitAgain]);
     explore(2, || come_to_a_held_lock(PvQSpinlock::<Sleepy>::new, 3)).saw(&[Event::PvWaitNode]);

@@ -1,4 +1,5 @@
-//! What a guest prints reaches the user, whole or with a word on what is missing, and does nothing to a terminal.
+//! What a guest prints reaches the user, whole or with a word on what is missing, and does nothing to a
+//! terminal.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -36,8 +36,8 @@ fn each_vcpus_kicks_and_halts_are_those_it_made() {
     let exits = outcome.exits.expect("they were counted");
     let report = outcome.report.expect("it completed");
     assert_eq!(exits.len(), config.vcpus as usize);
-    // Beside the game there are five barriers, at each of which a vCPU kicks each other one at most, and halts at
-    // most twice: the first HLT may take a kick left over from before.
+    // Beside the game there are five barriers, at each of which a vCPU kicks each other one at most, and
+    // halts at most twice: the first HLT may take a kick left over from before.
     let barriers = 5 * u64::from(config.vcpus);
     for (vcpu, (exits, report)) in exits.iter().zip(&report.vcpus).enumerate() {
         for (reason, reported) in [(Reason::Kick, report.kicks), (Reason::Halt, report.halts)] {

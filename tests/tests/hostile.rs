@@ -1,5 +1,5 @@
-//! Whatever a guest does, the VMM ends in time, with one line that says what happened, an exit code, and no more
-//! memory than it should need.
+//! Whatever a guest does, the VMM ends in time, with one line that says what happened, an exit code, and no
+//! more memory than it should need.
 
 use std::io::Read;
 use std::mem::MaybeUninit;

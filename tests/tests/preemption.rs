@@ -48,8 +48,8 @@ fn until(config: &mut Config, enough: impl Fn(&Outcome) -> bool) -> Outcome {
     }
 }
 
-/// The times that were about as long as a preemption or longer, on the guest's own clock: how many, and their sum. `pick` says
-/// which times.
+/// The times that were about as long as a preemption or longer, on the guest's own clock: how many, and
+/// their sum. `pick` says which times.
 fn long_times(outcome: &Outcome, pick: fn(&VcpuReport) -> &Histogram) -> (u64, Duration) {
     let report = outcome.report.as_ref().expect("a complete run has a report");
     let (mut times, mut cycles) = (0, 0);
@@ -129,7 +129,8 @@ fn waiters_are_stopped_while_they_wait() {
     }
 }
 
-/// The negative control: a VMM that counts preemptions, but lets the vCPU go on, must be found out by the guest's clock.
+/// The negative control: a VMM that counts preemptions, but lets the vCPU go on, must be found out by the
+/// guest's clock.
 #[test]
 fn preemptions_that_are_only_counted_are_caught() {
     if !kvm() {
@@ -166,7 +167,8 @@ fn any_stops_vcpus_wherever_they_are() {
     });
 }
 
-/// vCPUs that are hardly ever in the guest, and mostly parked, are kicked and preempted at the same time: no kick is lost.
+/// vCPUs that are hardly ever in the guest, and mostly parked, are kicked and preempted at the same time:
+/// no kick is lost.
 #[test]
 fn preemption_loses_no_kick() {
     if !kvm() {
@@ -223,7 +225,8 @@ fn vcpus_stopped_in_secret_are_caught() {
     assert_eq!(told(&outcome.report.unwrap().log, seen::STOPPED), 0);
 }
 
-/// What the guest sees, against the kernel's own records: all that the VMM does, and where KVM tells, what the host does.
+/// What the guest sees, against the kernel's own records: all that the VMM does, and where KVM tells, what
+/// the host does.
 #[test]
 fn hints_agree_with_the_kernels_records() {
     if !kvm() {
@@ -365,7 +368,8 @@ fn a_stop_ends_a_preemption_at_once() {
     }
 }
 
-/// What comes before the measurement, such as the boot, is not disturbed; nor are workloads that measure nothing.
+/// What comes before the measurement, such as the boot, is not disturbed; nor are workloads that measure
+/// nothing.
 #[test]
 fn without_a_measurement_nobody_is_preempted() {
     if !kvm() {

@@ -1,5 +1,5 @@
-//! The sandbox stops what it is there to stop, on every thread, and nothing else: guests run in it, for anybody who may
-//! open `/dev/kvm`.
+//! The sandbox stops what it is there to stop, on every thread, and nothing else: guests run in it, for
+//! anybody who may open `/dev/kvm`.
 //!
 //! A violation ends the process, so tests start this program again, as a [`child`] that violates.
 
@@ -415,7 +415,8 @@ fn the_default_experiment_needs_no_privileges() {
     assert!(written.is_ok_and(|text| text.contains("\"completed\"")));
 }
 
-/// The program on a kernel where a system call fails, as on one that lacks it or in a container that forbids it.
+/// The program on a kernel where a system call fails, as on one that lacks it or in a container that
+/// forbids it.
 fn without(call: i64, error: i32, arguments: &str) -> Output {
     let statement = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,

@@ -9,8 +9,9 @@ use vmm::{Config, Ended, PlantedFault, Preempt, Target};
 /// Times that a vCPU is got out of the guest and sent back.
 const STOPS: u64 = 100_000;
 
-/// One vCPU that never leaves the guest by itself, stopped for next to nothing all the time: signals come at any moment of its
-/// way from the last look to `KVM_RUN`, and a single one that is lost would leave it there.
+/// One vCPU that never leaves the guest by itself, stopped for next to nothing all the time: signals come
+/// at any moment of its way from the last look to `KVM_RUN`, and a single one that is lost would leave it
+/// there.
 fn hammered() -> Config {
     Config {
         preempt: Some(Preempt {

@@ -51,7 +51,7 @@ pub(crate) fn bind_this_thread(cpus: &[usize]) -> bool {
         // SAFETY: below the set's size.
         unsafe { libc::CPU_SET(*cpu, &mut set) };
     }
-    // Fails if the CPUs were taken from the process since they were checked, or where the call itself is forbidden, as
-    // some containers do. SAFETY: the pointer is valid for the size given.
+    // Fails if the CPUs were taken from the process since they were checked, or where the call itself is
+    // forbidden, as some containers do. SAFETY: the pointer is valid for the size given.
     unsafe { libc::sched_setaffinity(0, size_of::<cpu_set_t>(), &set) == 0 }
 }

@@ -92,7 +92,8 @@ pub struct Config {
     pub preempt: Option<Preempt>,
     /// Busy host threads that share the vCPUs' CPUs with them.
     pub neighbours: u32,
-    /// Compares what [`Workload::Observe`] sees with the host's own records: [`Outcome::hints`](crate::Outcome::hints).
+    /// Compares what [`Workload::Observe`] sees with the host's own records:
+    /// [`Outcome::hints`](crate::Outcome::hints).
     pub check_hints: bool,
     /// Seed of everything random in the guest, and of preemption.
     pub seed: u64,
@@ -110,8 +111,8 @@ pub struct Config {
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlantedFault {
-    /// A HLT forgets the kicks that came before it: the classic lost wake-up. With [`Kick::Kvm`], whose latch is
-    /// out of the VMM's reach, all kicks are lost.
+    /// A HLT forgets the kicks that came before it: the classic lost wake-up. With [`Kick::Kvm`], whose
+    /// latch is out of the VMM's reach, all kicks are lost.
     ForgetLatchedKicks,
     /// Every request that is refused costs memory for good.
     HoardRefusals,
@@ -119,7 +120,8 @@ pub enum PlantedFault {
     PanicAtRefusal,
     /// A vCPU's thread makes this system call, with these first arguments, before it runs the guest.
     SystemCall(i64, [u64; 3]),
-    /// The signal's handler does not set `immediate_exit`, so that a signal between a vCPU's last look and `KVM_RUN` is lost.
+    /// The signal's handler does not set `immediate_exit`, so that a signal between a vCPU's last look and
+    /// `KVM_RUN` is lost.
     SignalWithoutImmediateExit,
     /// Preemptions are counted, but the vCPU is not stopped.
     CountWithoutStopping,

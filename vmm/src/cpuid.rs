@@ -1,8 +1,8 @@
 //! The CPUID that KVM offers to guests.
 //!
-//! KVM asks the processor a hundred times to answer, and on a host that is a guest itself each of these is an exit: a
-//! third of a millisecond, the largest single cost of a launch. So it is asked once in the life of the process, and,
-//! where it is known early that there will be a launch, on another thread meanwhile.
+//! KVM asks the processor a hundred times to answer, and on a host that is a guest itself each of these is
+//! an exit: a third of a millisecond, the largest single cost of a launch. So it is asked once in the life
+//! of the process, and, where it is known early that there will be a launch, on another thread meanwhile.
 
 use std::sync::OnceLock;
 use std::thread;

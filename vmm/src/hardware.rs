@@ -28,8 +28,8 @@ pub(crate) struct Hardware {
 }
 
 impl Hardware {
-    /// Creates a VM for `kernel`, in which kicks travel by `transport`, and maps its memory; the kernel is not
-    /// loaded yet.
+    /// Creates a VM for `kernel`, in which kicks travel by `transport`, and maps its memory; the kernel is
+    /// not loaded yet.
     pub(crate) fn create(
         memory: u64,
         vcpus: u32,

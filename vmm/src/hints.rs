@@ -1,11 +1,14 @@
 //! How far the guest's `vcpu_is_preempted` can be trusted: what vCPU 0 saw of the others
-//! ([`Workload::Observe`](abi::config::Workload::Observe)), compared with the kernel's record of when their threads ran.
+//! ([`Workload::Observe`](abi::config::Workload::Observe)), compared with the kernel's record of when their
+//! threads ran.
 //!
-//! The guest's clock is the TSC, the kernel's is `CLOCK_MONOTONIC_RAW`. They are joined by calls of `SYNC`: the guest notes
-//! its time before and after, the VMM its own in between. The tightest pair at the beginning and the tightest at the end
-//! define a straight line; half of the wider one is the error of the join.
+//! The guest's clock is the TSC, the kernel's is `CLOCK_MONOTONIC_RAW`. They are joined by calls of `SYNC`:
+//! the guest notes its time before and after, the VMM its own in between. The tightest pair at the
+//! beginning and the tightest at the end define a straight line; half of the wider one is the error of the
+//! join.
 //!
-//! Only what vCPU 0 could see counts: from the one `SYNC` to the other, less what it was blind for, itself preempted.
+//! Only what vCPU 0 could see counts: from the one `SYNC` to the other, less what it was blind for, itself
+//! preempted.
 
 mod spans;
 

@@ -1,7 +1,8 @@
 //! What the host did with the vCPU threads, from its own books in `/proc`.
 //!
 //! The measurement begins and ends at the guest's word, on a vCPU's thread, which may open no files
-//! ([`sandbox`](crate::sandbox)). So every thread opens its books when it starts; they are read again and again.
+//! ([`sandbox`](crate::sandbox)). So every thread opens its books when it starts; they are read again and
+//! again.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -22,8 +22,8 @@ pub(crate) enum Next {
     Unexpected(String),
 }
 
-/// The guest writes `data` to `port`, on `vcpu`, in `count` accesses; `None` if there is no such thing as that
-/// port, accessed so.
+/// The guest writes `data` to `port`, on `vcpu`, in `count` accesses; `None` if there is no such thing as
+/// that port, accessed so.
 pub(crate) fn write(machine: &Machine, vcpu: u32, port: u16, count: u32, data: &[u8]) -> Option<Next> {
     // KVM may report a string of writes at once; four of a byte are not one of 32 bits.
     if count != 1 {

@@ -5,11 +5,11 @@
 //! least one sees the other: either the thread finds the vector, or the requester finds the thread and gets
 //! it back from where it is going:
 //!
-//! - *Into the guest*: by the signal, which sets `immediate_exit` on the thread itself. The thread clears that between
-//!   the two steps: a signal before the clearing came from a requester whose vector is in the set by then; one
-//!   after it makes `KVM_RUN` return at once, however late it is entered.
-//! - *Into a park*: by the alarm, a descriptor that the parked thread polls beside its kicks. It is not the kicks'
-//!   own, so an interrupt is never taken for a kick, nor does taking one take the other.
+//! - *Into the guest*: by the signal, which sets `immediate_exit` on the thread itself. The thread clears
+//!   that between the two steps: a signal before the clearing came from a requester whose vector is in the
+//!   set by then; one after it makes `KVM_RUN` return at once, however late it is entered.
+//! - *Into a park*: by the alarm, a descriptor that the parked thread polls beside its kicks. It is not the
+//!   kicks' own, so an interrupt is never taken for a kick, nor does taking one take the other.
 //! - *Nowhere*: the thread is handling an exit, and looks at the set on its way back.
 //!
 //! A vector leaves the set only on its way into KVM, which then owns it. An ordinary one is given to KVM when
@@ -106,9 +106,9 @@ impl Interrupts {
         }
     }
 
-    /// Hands KVM what the vCPU can take now: the NMI, and the highest vector if it is ready for one. For what
-    /// must wait, asks KVM to exit as soon as it is ready; that will do for an NMI too. To be called by the vCPU's thread, between `entering` and
-    /// `KVM_RUN`.
+    /// Hands KVM what the vCPU can take now: the NMI, and the highest vector if it is ready for one. For
+    /// what must wait, asks KVM to exit as soon as it is ready; that will do for an NMI too. To be called
+    /// by the vCPU's thread, between `entering` and `KVM_RUN`.
     pub(crate) fn inject(&self, vcpu: &mut VcpuFd) -> Result<(), errno::Error> {
         if self.has(NMI) && self.takes_nmi(vcpu) {
             self.take(NMI);
@@ -139,9 +139,9 @@ impl Interrupts {
         waits
     }
 
-    /// Whether KVM has no NMI, and the guest has returned from the last one. KVM would keep a second one until
-    /// then; but under nested SVM, guests were seen to loop in the stub of an NMI for ever, as if the second had
-    /// come before the first one's `iretq` was done.
+    /// Whether KVM has no NMI, and the guest has returned from the last one. KVM would keep a second one
+    /// until then; but under nested SVM, guests were seen to loop in the stub of an NMI for ever, as if the
+    /// second had come before the first one's `iretq` was done.
     fn takes_nmi(&self, vcpu: &VcpuFd) -> bool {
         vcpu.get_vcpu_events()
             .is_ok_and(|events| events.nmi.pending | events.nmi.injected | events.nmi.masked == 0)

@@ -286,7 +286,8 @@ mod tests {
 
     #[test]
     fn no_name_fills_a_message() {
-        // A function of tuples, each of which is twice the one before: `B` and a number refer back to a place.
+        // A function of tuples, each of which is twice the one before: `B` and a number refer back to a
+        // place.
         const DIGITS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let mut name = String::from("_RINvC1a1f");
         let mut last = "y".to_owned();

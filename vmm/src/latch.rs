@@ -1,12 +1,13 @@
 //! Where a halted vCPU sleeps, and how it is woken.
 //!
-//! **No wake-up is lost.** A kick adds to the eventfd's counter, whether or not the vCPU sleeps already. A HLT first takes
-//! what is in the counter, and only sleeps where that is nothing; the sleep is a poll of the same counter, so a kick that
-//! comes in between ends it at once. Several kicks before a HLT are one, as with KVM's own latch.
+//! **No wake-up is lost.** A kick adds to the eventfd's counter, whether or not the vCPU sleeps already. A
+//! HLT first takes what is in the counter, and only sleeps where that is nothing; the sleep is a poll of
+//! the same counter, so a kick that comes in between ends it at once. Several kicks before a HLT are one,
+//! as with KVM's own latch.
 //!
-//! Where it is asked for, a HLT polls before it sleeps: it takes the same two looks, at the counter and at the stop,
-//! over and over, so that nothing of the above depends on it. In between it yields, so that the poll takes only time that
-//! nobody else on that CPU has a use for.
+//! Where it is asked for, a HLT polls before it sleeps: it takes the same two looks, at the counter and at
+//! the stop, over and over, so that nothing of the above depends on it. In between it yields, so that the
+//! poll takes only time that nobody else on that CPU has a use for.
 //!
 //! A stop reaches a sleeper through a second descriptor, which is never read: it cannot be mistaken for a
 //! kick, and it stays visible to every vCPU that halts later. Interrupts have a third one, the alarm in
@@ -146,8 +147,8 @@ mod tests {
         );
     }
 
-    /// Kicks and interrupts by turns: neither is lost, nor taken for the other. With a poll that ends at all sorts
-    /// of moments of the race, and one that never ends in it.
+    /// Kicks and interrupts by turns: neither is lost, nor taken for the other. With a poll that ends at
+    /// all sorts of moments of the race, and one that never ends in it.
     #[test]
     fn a_hundred_thousand_racing_kicks_and_interrupts_all_arrive() {
         for poll in [

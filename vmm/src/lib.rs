@@ -53,12 +53,13 @@
 //! | `fuzz` | functions for a fuzzer to call (feature `fuzz`) |
 //! | [`cli`], `units`, `table` | the `vmm` program: arguments, tables, JSON |
 //!
-//! **A hostile guest.** Everything a guest can choose, it chooses through a port access (`hypercall`), a shared page or
-//! the report it leaves. Port arguments are checked where they are used and counted when refused; memory is read through
-//! vm-memory, at addresses that `layout` chose, never at the guest's; numbers in the report are only ever added,
-//! compared and printed. What it prints waits in a bounded queue; of that, what appears in
-//! messages is escaped. And should all of that fail, the thread that runs it can do little ([`sandbox`]).
-//! `tests/tests/hostile.rs` lets guests try, and `fuzz` has functions for a fuzzer to try.
+//! **A hostile guest.** Everything a guest can choose, it chooses through a port access (`hypercall`), a
+//! shared page or the report it leaves. Port arguments are checked where they are used and counted when
+//! refused; memory is read through vm-memory, at addresses that `layout` chose, never at the guest's;
+//! numbers in the report are only ever added, compared and printed. What it prints waits in a bounded
+//! queue; of that, what appears in messages is escaped. And should all of that fail, the thread that runs
+//! it can do little ([`sandbox`]). `tests/tests/hostile.rs` lets guests try, and `fuzz` has functions for a
+//! fuzzer to try.
 
 mod affinity;
 pub mod cli;
@@ -131,8 +132,9 @@ pub struct Io<'a> {
     /// When this becomes readable, the guest is stopped. Never read: one descriptor stops every later launch
     /// as well.
     pub stop: Option<BorrowedFd<'a>>,
-    /// Where the guest's console output goes. Called on a thread of its own; a guest that prints waits for it. Where
-    /// [`Config::sandbox`] is set, that thread can write to what is open, and take locks and memory, but open nothing.
+    /// Where the guest's console output goes. Called on a thread of its own; a guest that prints waits for
+    /// it. Where [`Config::sandbox`] is set, that thread can write to what is open, and take locks and
+    /// memory, but open nothing.
     pub console: Box<dyn Write + Send>,
     /// Where console input comes from.
     pub input: Option<BorrowedFd<'a>>,

@@ -58,8 +58,9 @@ pub struct Preemptions {
     pub other: u64,
 }
 
-/// What the guest saw of its vCPUs' preemption, compared with the host's record of context switches. Times are sums over
-/// the vCPUs that were watched, of what could be seen: the watcher ran, and they were not parked.
+/// What the guest saw of its vCPUs' preemption, compared with the host's record of context switches. Times
+/// are sums over the vCPUs that were watched, of what could be seen: the watcher ran, and they were not
+/// parked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HintAccuracy {
     /// Number of vCPUs that were watched.
@@ -74,8 +75,8 @@ pub struct HintAccuracy {
     pub stopped: Told,
     /// How long the guest was told that they did not run.
     pub claimed: Duration,
-    /// How much of that their threads did run. For a vCPU that is stopped that is no mistake: its thread runs for a moment
-    /// on the way out of the guest, and on the way back.
+    /// How much of that their threads did run. For a vCPU that is stopped that is no mistake: its thread
+    /// runs for a moment on the way out of the guest, and on the way back.
     pub wrong: Duration,
     /// The error of each moment, by which the guest's clock may differ from the host's.
     pub clock_error: Duration,
@@ -109,7 +110,8 @@ pub struct Outcome {
     pub host_time: Option<HostTime>,
     /// Preemptions on purpose.
     pub preemptions: Preemptions,
-    /// How far the guest's hints can be trusted, or why that is not known; `None` unless it was to be checked.
+    /// How far the guest's hints can be trusted, or why that is not known; `None` unless it was to be
+    /// checked.
     pub hints: Option<Result<HintAccuracy, String>>,
     /// Whether KVM was asked to tell the guest of stolen time, and will.
     pub steal_time: bool,
@@ -117,8 +119,8 @@ pub struct Outcome {
     pub exits: Option<Vec<VcpuExits>>,
     /// Guest requests that were refused because their arguments made no sense.
     pub rejected: u64,
-    /// Time from the beginning of [`Vm::new`](crate::Vm::new) until the first vCPU was let run, less what passed between
-    /// the two calls.
+    /// Time from the beginning of [`Vm::new`](crate::Vm::new) until the first vCPU was let run, less what
+    /// passed between the two calls.
     pub setup: Duration,
     /// CLOCK_MONOTONIC in nanoseconds when vCPU 0 was about to enter the guest; 0 if it never was.
     pub entered_ns: u64,

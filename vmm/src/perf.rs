@@ -1,8 +1,9 @@
 //! The kernel's own record of when a thread ran: perf's context-switch events.
 //!
-//! One software event counts nothing (`PERF_COUNT_SW_DUMMY`) and has the kernel write a record into a ring whenever the
-//! thread is switched out or in, with the time, and whether it was preempted (man 2 perf_event_open). That needs no
-//! hardware counter and, for one's own threads, no privilege but a `kernel.perf_event_paranoid` of at most 2.
+//! One software event counts nothing (`PERF_COUNT_SW_DUMMY`) and has the kernel write a record into a ring
+//! whenever the thread is switched out or in, with the time, and whether it was preempted (man 2
+//! perf_event_open). That needs no hardware counter and, for one's own threads, no privilege but a
+//! `kernel.perf_event_paranoid` of at most 2.
 
 use std::fs::File;
 use std::io;
@@ -71,8 +72,8 @@ mod record {
     pub(super) const OUT_PREEMPTED: u16 = 1 << 14;
 }
 
-/// Pages of records in the ring, a power of two: 8192 records of 16 bytes. A process may have half a mebibyte of rings
-/// for each CPU without privilege (`kernel.perf_event_mlock_kb`).
+/// Pages of records in the ring, a power of two: 8192 records of 16 bytes. A process may have half a
+/// mebibyte of rings for each CPU without privilege (`kernel.perf_event_mlock_kb`).
 const PAGES: usize = 32;
 const PAGE: usize = abi::PAGE_SIZE as usize;
 
@@ -145,8 +146,8 @@ impl Recorder {
         // Acquire: pairs with the kernel's release of what is before the head.
         let len = (head.load(Ordering::Acquire) as usize).min(PAGES * PAGE);
         let mut bytes = vec![0; len];
-        // SAFETY: `len` bytes from the second page on are mapped. As we never moved the tail, the kernel writes behind the
-        // head only.
+        // SAFETY: `len` bytes from the second page on are mapped. As we never moved the tail, the kernel
+        // writes behind the head only.
         unsafe { ptr::copy_nonoverlapping(self.ring.as_ptr().wrapping_add(PAGE), bytes.as_mut_ptr(), len) };
         parse(&bytes)
     }

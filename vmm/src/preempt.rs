@@ -1,17 +1,19 @@
 //! Preemption on demand: what the vCPU threads do for it. `injector` decides when.
 //!
-//! There are two ways. *From outside*, for `any`: the injector asks a vCPU that is in the guest, and gets it out of
-//! `KVM_RUN` with a signal; the vCPU's thread finds that it was asked and stops. *From inside*, for `holder` and
-//! `waiter`: the VMM makes an offer in the vCPUs' pages (`offers`), and the first one that gets or waits for the lock
-//! takes it with a hypercall, in which its thread stops. So it is stopped exactly there, at no cost to anybody else, and
-//! how often that happens does not depend on how fair the lock is.
+//! There are two ways. *From outside*, for `any`: the injector asks a vCPU that is in the guest, and gets
+//! it out of `KVM_RUN` with a signal; the vCPU's thread finds that it was asked and stops. *From inside*,
+//! for `holder` and `waiter`: the VMM makes an offer in the vCPUs' pages (`offers`), and the first one that
+//! gets or waits for the lock takes it with a hypercall, in which its thread stops. So it is stopped
+//! exactly there, at no cost to anybody else, and how often that happens does not depend on how fair the
+//! lock is.
 //!
-//! **From outside, no vCPU is asked in vain.** A vCPU's mode says whether it is in the guest, as `vcpu->mode` does in
-//! KVM. Only one that is [`IN_GUEST`] is asked, by a compare-and-swap to [`ASKED`]; then the signal is sent. The vCPU
-//! clears `immediate_exit` before it says that it is in the guest, so the signal's handler sets it after that and
-//! `KVM_RUN` returns; when it has, a swap to [`OUTSIDE`] tells whether somebody asked. A parked vCPU, or one whose exit
-//! is being handled, is outside. A vCPU that is in the guest but whose thread has lost its CPU cannot answer: then the
-//! question is withdrawn, and another vCPU asked. The signal remains: until the vCPU has come out, it is [`SIGNALLED`].
+//! **From outside, no vCPU is asked in vain.** A vCPU's mode says whether it is in the guest, as
+//! `vcpu->mode` does in KVM. Only one that is [`IN_GUEST`] is asked, by a compare-and-swap to [`ASKED`];
+//! then the signal is sent. The vCPU clears `immediate_exit` before it says that it is in the guest, so the
+//! signal's handler sets it after that and `KVM_RUN` returns; when it has, a swap to [`OUTSIDE`] tells
+//! whether somebody asked. A parked vCPU, or one whose exit is being handled, is outside. A vCPU that is in
+//! the guest but whose thread has lost its CPU cannot answer: then the question is withdrawn, and another
+//! vCPU asked. The signal remains: until the vCPU has come out, it is [`SIGNALLED`].
 
 mod injector;
 mod offers;

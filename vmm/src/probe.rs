@@ -1,9 +1,9 @@
 //! Does this host run ring 0, or does it emulate it?
 //!
-//! A software KVM emulates a guest's ring 0 instruction by instruction, at several hundred nanoseconds each,
-//! and only plain integer code at all. There is nothing to ask about that, so it is measured: the guest times a
-//! counted loop by its own TSC, so that what an entry and an exit cost does not count. The loop takes well
-//! under a microsecond where ring 0 is real, and ten and more where it is not.
+//! A software KVM emulates a guest's ring 0 instruction by instruction, at several hundred nanoseconds
+//! each, and only plain integer code at all. There is nothing to ask about that, so it is measured: the
+//! guest times a counted loop by its own TSC, so that what an entry and an exit cost does not count. The
+//! loop takes well under a microsecond where ring 0 is real, and ten and more where it is not.
 
 use std::sync::OnceLock;
 
@@ -19,12 +19,12 @@ use crate::registers;
 /// Turns of the loop, two instructions each.
 const TURNS: u32 = 16;
 
-/// More nanoseconds than this for an instruction, and it was emulated: a seventh of what the fastest emulation seen
-/// takes, and a good deal more than any processor, or its emulator, does.
+/// More nanoseconds than this for an instruction, and it was emulated: a seventh of what the fastest
+/// emulation seen takes, and a good deal more than any processor, or its emulator, does.
 const LIMIT: f64 = 40.0;
 
-/// A try can be slow because the code is new or the host was busy, never fast by mistake: so the fastest of a few
-/// counts.
+/// A try can be slow because the code is new or the host was busy, never fast by mistake: so the fastest of
+/// a few counts.
 const TRIES: u32 = 3;
 
 /// How the host runs ring 0.
@@ -43,14 +43,14 @@ impl Ring0 {
     }
 }
 
-/// rdtsc; mov esi, eax; 1: dec ecx; jnz 1b; rdtsc; sub eax, esi; out 0x80, eax. It ends with an OUT, since not every
-/// VM's HLT exits.
+/// rdtsc; mov esi, eax; 1: dec ecx; jnz 1b; rdtsc; sub eax, esi; out 0x80, eax. It ends with an OUT, since
+/// not every VM's HLT exits.
 const CODE: [u8; 14] = [
     0x0f, 0x31, 0x89, 0xc6, 0xff, 0xc9, 0x75, 0xfc, 0x0f, 0x31, 0x29, 0xf0, 0xe7, 0x80,
 ];
 
-/// Measures on `vcpu`, which is in 64-bit mode, once in the life of the process. The code goes where the kernel will be, which is
-/// mapped executable and not loaded yet.
+/// Measures on `vcpu`, which is in 64-bit mode, once in the life of the process. The code goes where the
+/// kernel will be, which is mapped executable and not loaded yet.
 pub(crate) fn ring0(vcpu: &mut VcpuFd, memory: &GuestMemory, tsc_khz: u64) -> Result<Ring0, Error> {
     static MEASURED: OnceLock<Ring0> = OnceLock::new();
     if let Some(known) = MEASURED.get() {

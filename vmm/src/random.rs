@@ -16,7 +16,8 @@ impl Random {
         z ^ z >> 31
     }
 
-    /// A number below `limit`, which is not 0; each as likely as the others, but for one part in 2^64 / `limit`.
+    /// A number below `limit`, which is not 0; each as likely as the others, but for one part in 2^64 /
+    /// `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }

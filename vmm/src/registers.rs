@@ -87,8 +87,8 @@ fn cpuid_of(offered: &CpuId, index: u32) -> CpuId {
     let mut cpuid = offered.clone();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
-            // The initial APIC id, eight bits of it, in EBX 31–24. And no VMX (ECX 5): guests need no guests of
-            // their own, and nesting is much code of the host's.
+            // The initial APIC id, eight bits of it, in EBX 31–24. And no VMX (ECX 5): guests need no
+            // guests of their own, and nesting is much code of the host's.
             1 => {
                 entry.ebx = entry.ebx & 0x00ff_ffff | index << 24;
                 entry.ecx &= !(1 << 5);

@@ -5,15 +5,17 @@
 //! | seccomp | each thread to the system calls of its class | `filter`, `program`; `violation` says what was stopped |
 //! | Landlock | the process to the files that it was asked to use | `files` |
 //!
-//! [`Vm::run`](crate::Vm::run) confines the threads that it starts, and nothing else: it is part of another program. They
-//! are confined once they have set themselves up, before they do anything on a guest's behalf. [`confine`] is for
-//! programs that do nothing but launch guests, such as `vmm`. It confines the calling thread, and thereby all that come
-//! after it: a thread starts with the filters of the one that starts it, and adds its own.
+//! [`Vm::run`](crate::Vm::run) confines the threads that it starts, and nothing else: it is part of another
+//! program. They are confined once they have set themselves up, before they do anything on a guest's
+//! behalf. [`confine`] is for programs that do nothing but launch guests, such as `vmm`. It confines the
+//! calling thread, and thereby all that come after it: a thread starts with the filters of the one that
+//! starts it, and adds its own.
 //!
-//! **Limits.** The control thread has the next guest to set up, so it may open files, map memory and create VMs; nothing
-//! of a guest's runs on it, and all it takes from one are the numbers of the report and the console's last lines. Filters
-//! see numbers, not what is behind pointers: which files may be opened is for Landlock to say, and where the kernel has
-//! none, for the files' permissions alone. A descriptor that is open can be used by every thread.
+//! **Limits.** The control thread has the next guest to set up, so it may open files, map memory and create
+//! VMs; nothing of a guest's runs on it, and all it takes from one are the numbers of the report and the
+//! console's last lines. Filters see numbers, not what is behind pointers: which files may be opened is for
+//! Landlock to say, and where the kernel has none, for the files' permissions alone. A descriptor that is
+//! open can be used by every thread.
 
 mod files;
 mod filter;
@@ -83,8 +85,8 @@ impl Sandbox {
 
     /// Confines the calling thread to what `class` needs.
     ///
-    /// Ends the process, with a line, if the kernel has no memory for the filter: a thread that was to be confined
-    /// must not run without.
+    /// Ends the process, with a line, if the kernel has no memory for the filter: a thread that was to be
+    /// confined must not run without.
     pub(crate) fn enter(&self, class: Class) {
         let Some(filters) = &self.0 else { return };
         let program = match class {
@@ -101,11 +103,12 @@ impl Sandbox {
     }
 }
 
-/// Confines the calling thread, and every thread that it starts from now on, to launching guests and to `files`.
-/// For a program that does nothing else, before it starts any thread. Returns what of `files` the kernel enforces.
+/// Confines the calling thread, and every thread that it starts from now on, to launching guests and to
+/// `files`. For a program that does nothing else, before it starts any thread. Returns what of `files` the
+/// kernel enforces.
 ///
-/// A system call that launching guests does not need ends the process with a line on stderr and code 1, by way of
-/// a handler for `SIGSYS`.
+/// A system call that launching guests does not need ends the process with a line on stderr and code 1, by
+/// way of a handler for `SIGSYS`.
 ///
 /// # Errors
 ///
@@ -118,8 +121,8 @@ pub fn confine(files: &Files<'_>) -> Result<Landlock, Error> {
     Ok(landlock)
 }
 
-/// Sees to it that a violation will be seen, and that the kernel knows the action that makes it so. The handler comes
-/// first: filters forbid to change it.
+/// Sees to it that a violation will be seen, and that the kernel knows the action that makes it so. The
+/// handler comes first: filters forbid to change it.
 fn prepare() -> Result<(), Error> {
     const SECCOMP_GET_ACTION_AVAIL: libc::c_ulong = 2;
     let action: u32 = libc::SECCOMP_RET_TRAP;

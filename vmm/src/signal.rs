@@ -1,12 +1,13 @@
 //! Getting a vCPU thread out of `KVM_RUN`.
 //!
-//! A signal alone is not enough: one that arrives after the thread's last look at what it was asked to do and before
-//! `KVM_RUN` would be gone by the time the vCPU runs. So the handler, on the vCPU's own thread, sets the
-//! `immediate_exit` byte of its `kvm_run`, and `KVM_RUN` returns at once however late it was entered.
+//! A signal alone is not enough: one that arrives after the thread's last look at what it was asked to do
+//! and before `KVM_RUN` would be gone by the time the vCPU runs. So the handler, on the vCPU's own thread,
+//! sets the `immediate_exit` byte of its `kvm_run`, and `KVM_RUN` returns at once however late it was
+//! entered.
 //!
-//! The order that makes it work: who asks stores the request, then sends the signal; the vCPU's thread clears
-//! `immediate_exit`, *then* looks for requests, then enters. A signal that comes before the clearing is forgotten, but its
-//! request is seen; one that comes later sets the byte again.
+//! The order that makes it work: who asks stores the request, then sends the signal; the vCPU's thread
+//! clears `immediate_exit`, *then* looks for requests, then enters. A signal that comes before the clearing
+//! is forgotten, but its request is seen; one that comes later sets the byte again.
 
 use std::cell::Cell;
 use std::io;
@@ -53,8 +54,8 @@ pub(crate) fn this_thread() -> pid_t {
 
 /// Sends the signal to a thread of this process.
 pub(crate) fn send(thread: pid_t) {
-    // Fails if the thread is gone; should its number belong to another one by now, which is one of this process, that one
-    // takes the signal for an interruption without a reason.
+    // Fails if the thread is gone; should its number belong to another one by now, which is one of this
+    // process, that one takes the signal for an interruption without a reason.
     let process = std::process::id();
     // SAFETY: has no preconditions, and the handler is installed before there are vCPU threads.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, number()) };
@@ -75,8 +76,8 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Registers the calling thread as the one that runs `vcpu`, and is about to keep it for longer than this lives. With
-    /// the planted fault, the handler is not told.
+    /// Registers the calling thread as the one that runs `vcpu`, and is about to keep it for longer than
+    /// this lives. With the planted fault, the handler is not told.
     pub(crate) fn new(vcpu: &mut VcpuFd, planted: Option<PlantedFault>) -> Self {
         let immediate_exit = &raw mut vcpu.get_kvm_run().immediate_exit;
         if planted != Some(PlantedFault::SignalWithoutImmediateExit) {

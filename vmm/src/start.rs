@@ -1,6 +1,8 @@
-//! What a vCPU is given before it runs: CPUID, the way its halts end, and the state that [`abi::boot`] promises.
+//! What a vCPU is given before it runs: CPUID, the way its halts end, and the state that [`abi::boot`]
+//! promises.
 //!
-//! Each vCPU is given it on its own thread, so that the first one runs while the others are still being made ready.
+//! Each vCPU is given it on its own thread, so that the first one runs while the others are still being
+//! made ready.
 
 use kvm_bindings::{CpuId, kvm_regs};
 use kvm_ioctls::VcpuFd;
@@ -26,7 +28,8 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    /// Makes `vcpu` a vCPU in 64-bit mode, with `index` as its APIC id. Once in its life, before it runs at all.
+    /// Makes `vcpu` a vCPU in 64-bit mode, with `index` as its APIC id. Once in its life, before it runs at
+    /// all.
     pub(crate) fn make_ready(&self, vcpu: &VcpuFd, index: u32, layout: &Layout) -> Result<(), Error> {
         registers::set_cpuid(vcpu, &self.cpuid, index)?;
         self.transport.set_up_vcpu(vcpu)?;

@@ -12,7 +12,8 @@ use crate::error::Error;
 const FEATURES: u32 = 0x4000_0001;
 const STEAL_TIME: u32 = 1 << 5;
 
-/// `MSR_KVM_STEAL_TIME`: the address of the structure, 64-byte aligned, and in bit 0 whether KVM is to write it.
+/// `MSR_KVM_STEAL_TIME`: the address of the structure, 64-byte aligned, and in bit 0 whether KVM is to
+/// write it.
 const MSR: u32 = 0x4b56_4d03;
 const ENABLE: u64 = 1;
 

@@ -114,8 +114,8 @@ impl Timers {
 }
 
 impl Queue {
-    /// Sets the descriptor to the first deadline. This also makes it unreadable, until then; it is never read,
-    /// which could block where a vCPU has just wound it.
+    /// Sets the descriptor to the first deadline. This also makes it unreadable, until then; it is never
+    /// read, which could block where a vCPU has just wound it.
     fn wind(&mut self, tsc: GuestTsc) {
         // Neither fails for a timer that exists and a time that is valid.
         let _ = match self.deadlines.first() {

@@ -6,9 +6,9 @@
 //! | [`Kick::IoEventFd`] | the same instruction; KVM adds to the eventfd | the same | the eventfd |
 //! | [`Kick::Kvm`] | KVM's hypercall, `KVM_HC_KICK_CPU` | stays in KVM | KVM's own, `pv_unhalted` |
 //!
-//! All three keep the same promise: a kick before a HLT ends it at once. With the first two it is `latch`'s to
-//! keep; KVM keeps it by testing and clearing its flag where it puts a halted vCPU to sleep, whether or not
-//! interrupts are on.
+//! All three keep the same promise: a kick before a HLT ends it at once. With the first two it is `latch`'s
+//! to keep; KVM keeps it by testing and clearing its flag where it puts a halted vCPU to sleep, whether or
+//! not interrupts are on.
 
 use std::time::Duration;
 
@@ -71,9 +71,9 @@ impl Transport {
             mp_state: KVM_MP_STATE_RUNNABLE,
         };
         vcpu.set_mp_state(state).map_err(refused)?;
-        // KVM finds the target of a kick in a table of APIC ids, which it makes while a vCPU is created, so without
-        // that vCPU. A guest that turns its APIC on has it made anew; this one does not, so the same state is set
-        // once more.
+        // KVM finds the target of a kick in a table of APIC ids, which it makes while a vCPU is created, so
+        // without that vCPU. A guest that turns its APIC on has it made anew; this one does not, so the
+        // same state is set once more.
         let apic = vcpu.get_lapic().map_err(refused)?;
         vcpu.set_lapic(&apic).map_err(refused)?;
         if self.deaf {
@@ -82,8 +82,8 @@ impl Transport {
         Ok(())
     }
 
-    /// Offers kicks that end HLTs in the guest's CPUID only where KVM keeps that promise; returns how the guest
-    /// has to kick, as [`abi::kick`] numbers it.
+    /// Offers kicks that end HLTs in the guest's CPUID only where KVM keeps that promise; returns how the
+    /// guest has to kick, as [`abi::kick`] numbers it.
     pub(crate) fn set_up_cpuid(&self, cpuid: &mut CpuId) -> Result<u32, Error> {
         let mut way = kick::VMCALL;
         let mut offered = false;

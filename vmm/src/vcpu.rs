@@ -250,7 +250,8 @@ pub(crate) fn set_offer(machine: &Machine, index: u32, what: u32) {
         .store_hint(machine.layout.vcpu_page(index) + field, what);
 }
 
-/// What vCPU `index` last said it was doing with the lock: one of [`abi::vcpu_page::state`]'s values, if the guest is honest.
+/// What vCPU `index` last said it was doing with the lock: one of [`abi::vcpu_page::state`]'s values, if
+/// the guest is honest.
 pub(crate) fn lock_state(machine: &Machine, index: u32) -> u32 {
     let field = std::mem::offset_of!(VcpuPage, state) as u64;
     machine.memory.load_hint(machine.layout.vcpu_page(index) + field)

@@ -29,8 +29,8 @@ pub(crate) fn init(memory: &mut BootMemory, boot: &BootInfo) {
     interrupts::init(memory, boot);
 }
 
-/// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished, or at
-/// once if there is nothing to do.
+/// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished,
+/// or at once if there is nothing to do.
 pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     let (Some(workload), Some(lock)) = (
         Workload::from_raw(boot.run.workload),
@@ -131,8 +131,8 @@ struct Random(u64);
 impl Random {
     /// One per vCPU, all derived from the run's seed.
     fn new(cpu: &Cpu, boot: &BootInfo) -> Self {
-        // Two odd multipliers (splitmix64's), lest vCPU 1 do with a seed what vCPU 0 does with the next one; never
-        // 0, at which the generator would stick.
+        // Two odd multipliers (splitmix64's), lest vCPU 1 do with a seed what vCPU 0 does with the next
+        // one; never 0, at which the generator would stick.
         let seed = boot.run.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let vcpu = (u64::from(cpu.index()) + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((seed ^ vcpu) | 1)

@@ -17,8 +17,8 @@ fn choose() {
         .find(|target| target.name == name);
     let target = target.unwrap_or_else(|| panic!("no such target: {name}"));
     let seeds = env::var_os("FUZZ_SEEDS").expect("scripts/fuzz gives the seeds a place");
-    // The planted fault is to be found from nothing: it takes the right port, width and count, which chance alone
-    // would not hit in a hundred million inputs.
+    // The planted fault is to be found from nothing: it takes the right port, width and count, which chance
+    // alone would not hit in a hundred million inputs.
     let given = if name == PLANTED.name {
         Vec::new()
     } else {

@@ -1,6 +1,7 @@
-//! The floor under a launch: the least a program can do that runs guest code. It makes a VM with memory of the usual
-//! size and a vCPU on a thread of its own, has that execute one `out`, and ends. Takes the number of such vCPUs; prints
-//! CLOCK_MONOTONIC of the moment before the first one entered its guest, in nanoseconds.
+//! The floor under a launch: the least a program can do that runs guest code. It makes a VM with memory of
+//! the usual size and a vCPU on a thread of its own, has that execute one `out`, and ends. Takes the number
+//! of such vCPUs; prints CLOCK_MONOTONIC of the moment before the first one entered its guest, in
+//! nanoseconds.
 
 use std::ptr;
 use std::thread;

@@ -1,8 +1,8 @@
 //! Times launches of guests that do nothing, beside the floor (`launch-floor`), the one after the other.
 //!
-//! `launch-times FLOOR VMM VCPUS PAIRS` prints a JSON object: for 1 and for VCPUS vCPUs, the times of PAIRS launches by
-//! each program in nanoseconds, from before the program is started until vCPU 0 is about to enter its guest
-//! (`entered`), and until the program has ended (`ended`).
+//! `launch-times FLOOR VMM VCPUS PAIRS` prints a JSON object: for 1 and for VCPUS vCPUs, the times of PAIRS
+//! launches by each program in nanoseconds, from before the program is started until vCPU 0 is about to
+//! enter its guest (`entered`), and until the program has ended (`ended`).
 
 use std::env;
 use std::process::{Command, Stdio};

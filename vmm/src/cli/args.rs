@@ -75,7 +75,8 @@ pub(super) struct RunArgs {
     /// How long a vCPU that halts polls for a kick before it sleeps, while nobody else wants its CPU
     #[arg(long, value_name = "D", value_parser = parse_duration, allow_hyphen_values = true, default_value = "0")]
     pub(super) halt_poll: Duration,
-    /// A vCPU that kicks another offers its CPU to who waits for it; with --kick pio (KVM's own kicks always do)
+    /// A vCPU that kicks another offers its CPU to who waits for it; with --kick pio (KVM's own kicks
+    /// always do)
     #[arg(long)]
     pub(super) yield_on_kick: bool,
     /// Hand-offs of the ping-pong; 0 for as many as fit into the duration
@@ -103,7 +104,8 @@ pub(super) struct RunArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Preemption")]
 pub(super) struct PreemptionArgs {
-    /// Stop a vCPU that holds the lock, one that spins for it, or any, for a time; about so long after the last was let go
+    /// Stop a vCPU that holds the lock, one that spins for it, or any, for a time; about so long after the
+    /// last was let go
     #[arg(long, value_name = "holder|waiter|any:EVERY:FOR", value_parser = str::parse::<Preempt>, allow_hyphen_values = true)]
     pub(super) preempt: Option<Preempt>,
     /// Number of busy host threads that share the vCPUs' CPUs

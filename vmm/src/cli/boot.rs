@@ -42,8 +42,8 @@ pub(super) fn boot(args: &BootArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Where the guest's output goes: to stdout, as much of it as is decent. A terminal does more than show, so what it gets
-/// is escaped; a file or a pipe gets what the guest wrote.
+/// Where the guest's output goes: to stdout, as much of it as is decent. A terminal does more than show, so
+/// what it gets is escaped; a file or a pipe gets what the guest wrote.
 fn console() -> Box<dyn Write + Send> {
     if io::stdout().is_terminal() {
         Box::new(Limit::new(Escape::new(Stdout)))
@@ -52,8 +52,8 @@ fn console() -> Box<dyn Write + Send> {
     }
 }
 
-/// The process's stdout, without the buffer that would keep a prompt back. If it cannot be written, that is the end:
-/// a guest has no other way out, so nothing else is lost.
+/// The process's stdout, without the buffer that would keep a prompt back. If it cannot be written, that is
+/// the end: a guest has no other way out, so nothing else is lost.
 struct Stdout;
 
 impl Write for Stdout {

@@ -5,11 +5,12 @@ use std::str;
 
 use crate::cli::failure::printable;
 
-/// Passes text on to `out` with everything escaped that could do more to a terminal than show a character: control
-/// characters other than newline and tab, invisible ones, and bytes that are no UTF-8. A carriage return is dropped
-/// before a newline.
+/// Passes text on to `out` with everything escaped that could do more to a terminal than show a character:
+/// control characters other than newline and tab, invisible ones, and bytes that are no UTF-8. A carriage
+/// return is dropped before a newline.
 ///
-/// A prompt is not held back; only what could still become something else is: part of a character, a carriage return.
+/// A prompt is not held back; only what could still become something else is: part of a character, a
+/// carriage return.
 #[derive(Debug)]
 pub(super) struct Escape<W: Write> {
     out: W,

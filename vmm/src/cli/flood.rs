@@ -9,8 +9,8 @@ const BURST: u64 = 1 << 20;
 /// and as many a second for ever: 340 MiB a day.
 const PER_SECOND: u64 = 4 << 10;
 
-/// After something was dropped, nothing more is shown until so many bytes may be again: pieces that can be read, and few
-/// lines that say what is missing.
+/// After something was dropped, nothing more is shown until so many bytes may be again: pieces that can be
+/// read, and few lines that say what is missing.
 const RESUME: u64 = 64 << 10;
 
 /// Passes bytes on to `out` as the limit allows, drops the others, and says so.

@@ -1,4 +1,5 @@
-//! Fuzz targets of the command line: what users write, and what they are shown of guests. See [`crate::fuzz`].
+//! Fuzz targets of the command line: what users write, and what they are shown of guests. See
+//! [`crate::fuzz`].
 
 use std::io::Write;
 use std::time::Duration;

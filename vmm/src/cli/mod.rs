@@ -82,8 +82,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// A heap for each thread is for programs that allocate all the time. A vCPU's thread hardly ever does, and setting up
-/// its heap would take as long as anything else that the thread does before its guest runs.
+/// A heap for each thread is for programs that allocate all the time. A vCPU's thread hardly ever does, and
+/// setting up its heap would take as long as anything else that the thread does before its guest runs.
 fn share_one_heap() {
     // SAFETY: no other thread runs yet. If it fails, there are more heaps.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };

@@ -20,7 +20,8 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// The destination that `--output` names, with nothing written to it yet. Waits for a named pipe's reader.
+    /// The destination that `--output` names, with nothing written to it yet. Waits for a named pipe's
+    /// reader.
     ///
     /// # Errors
     ///
@@ -116,7 +117,8 @@ fn check(written: io::Result<()>) -> Result<(), Failure> {
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // A file like any other that the user makes: the umask still applies. Not for reading, which Landlock does not allow.
+    // A file like any other that the user makes: the umask still applies. Not for reading, which Landlock
+    // does not allow.
     let create = |path: &Path| {
         OpenOptions::new()
             .write(true)

@@ -35,8 +35,9 @@ impl Target {
 pub struct Preempt {
     /// Of which vCPUs.
     pub target: Target,
-    /// The mean time from the end of one to the start of the next. Each is drawn from half of this to half as much
-    /// again, by [`Config::seed`](crate::Config::seed); holders and waiters are hit as soon as there is one after that.
+    /// The mean time from the end of one to the start of the next. Each is drawn from half of this to half
+    /// as much again, by [`Config::seed`](crate::Config::seed); holders and waiters are hit as soon as
+    /// there is one after that.
     pub every: Duration,
     /// How long a vCPU is stopped.
     pub length: Duration,

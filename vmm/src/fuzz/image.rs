@@ -156,7 +156,8 @@ fn image(data: &[u8]) {
     check(&memory, &layout, cr3);
 }
 
-/// Where the page tables of so little memory are, with some room above. (All that is below the kernel would be slow.)
+/// Where the page tables of so little memory are, with some room above. (All that is below the kernel would
+/// be slow.)
 fn tables(memory: &GuestMemory) -> Vec<u8> {
     let mut bytes = vec![0; 64 << 10];
     let below = memory.backend().read_slice(&mut bytes, GuestAddress(0));

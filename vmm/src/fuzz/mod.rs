@@ -1,8 +1,8 @@
 //! Fuzz targets: functions that take any bytes, and panic if the VMM then breaks a promise.
 //!
 //! They take what an enemy chooses: what a guest does and leaves behind, a file that is to be booted, and
-//! arguments. This crate's tests try each on a few thousand inputs made from its seeds; `scripts/fuzz` on millions,
-//! with libFuzzer, which keeps an input that reaches new code and goes on from there.
+//! arguments. This crate's tests try each on a few thousand inputs made from its seeds; `scripts/fuzz` on
+//! millions, with libFuzzer, which keeps an input that reaches new code and goes on from there.
 
 mod image;
 mod report;

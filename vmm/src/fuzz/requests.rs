@@ -1,5 +1,5 @@
-//! What a guest can ask for: accesses to any port, of any width, with garbage in the shared pages; and the words
-//! that are found for the end it comes to.
+//! What a guest can ask for: accesses to any port, of any width, with garbage in the shared pages; and the
+//! words that are found for the end it comes to.
 
 use std::io;
 

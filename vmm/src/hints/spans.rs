@@ -14,8 +14,8 @@ impl Spans {
         spans
     }
 
-    /// From edges in order of time: true begins a span, unless there is one, and false ends it. The last may have no end.
-    /// What is out of order is left out.
+    /// From edges in order of time: true begins a span, unless there is one, and false ends it. The last
+    /// may have no end. What is out of order is left out.
     pub(super) fn from_edges(edges: impl Iterator<Item = (u64, bool)>) -> Self {
         let mut spans = Self::default();
         let mut begin = None;

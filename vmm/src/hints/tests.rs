@@ -41,7 +41,8 @@ fn clocks_are_joined() {
 fn what_was_seen_is_compared_with_what_was() {
     let (syncs, stamps) = syncs();
     let clock = Clock::new(&syncs, &stamps).unwrap();
-    // Host times 12000 to 22000, and 42000 to 52000 but for the blind time; the guest's clock is twice as fast.
+    // Host times 12000 to 22000, and 42000 to 52000 but for the blind time; the guest's clock is twice as
+    // fast.
     let log = [
         entry(log_kind::HINT, 22_000, 4 << 16 | 1),
         entry(log_kind::HINT, 42_000, 1),

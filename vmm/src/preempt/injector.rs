@@ -14,13 +14,14 @@ use crate::random::Random;
 use crate::sandbox::Class;
 use crate::wait::{on_time, wait};
 
-/// How long a vCPU whose thread has a CPU usually takes to come out of the guest, and then some: tens of microseconds, and
-/// more under nested virtualisation. If it takes longer, another one is asked. If none comes out, all get twice as long the
-/// next time, up to a limit.
+/// How long a vCPU whose thread has a CPU usually takes to come out of the guest, and then some: tens of
+/// microseconds, and more under nested virtualisation. If it takes longer, another one is asked. If none
+/// comes out, all get twice as long the next time, up to a limit.
 const GLANCE: Duration = Duration::from_micros(400);
 const LONGEST_GLANCE: Duration = Duration::from_millis(100);
 
-/// How long a vCPU whose thread is waiting for a CPU may take: so long, and a few time slices of all the other vCPUs.
+/// How long a vCPU whose thread is waiting for a CPU may take: so long, and a few time slices of all the
+/// other vCPUs.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_PER_VCPU: Duration = Duration::from_millis(100);
 
@@ -138,8 +139,8 @@ fn deaf(machine: &Machine, signalled: &[Option<Instant>]) -> Option<u32> {
     signalled.iter().enumerate().find_map(deaf)
 }
 
-/// A pause whose mean is `every`, uniformly distributed between half of that and half as much again: a period could
-/// fall into step with the guest's or the host's own.
+/// A pause whose mean is `every`, uniformly distributed between half of that and half as much again: a
+/// period could fall into step with the guest's or the host's own.
 fn jittered(every: Duration, random: &mut Random) -> Duration {
     let every = nanos(every);
     Duration::from_nanos(every / 2 + random.below(every.max(1)))

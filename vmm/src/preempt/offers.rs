@@ -1,8 +1,8 @@
 //! Preemption from inside: offers in the vCPUs' pages, and who may take one.
 //!
-//! An offer is made to all vCPUs, and withdrawn from all pages when the first one takes it. Another may have seen it by
-//! then, and is on its way: that is no reason to refuse an honest guest. So each vCPU is owed one answer for every offer
-//! that it could see.
+//! An offer is made to all vCPUs, and withdrawn from all pages when the first one takes it. Another may
+//! have seen it by then, and is on its way: that is no reason to refuse an honest guest. So each vCPU is
+//! owed one answer for every offer that it could see.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,8 +11,8 @@ use abi::vcpu_page::offer;
 use crate::machine::Machine;
 use crate::vcpu;
 
-/// All under one lock, since the pages and what is owed have to agree: a vCPU's page has an offer only if it is owed an
-/// answer, and when it is owed none any more, its page has none.
+/// All under one lock, since the pages and what is owed have to agree: a vCPU's page has an offer only if
+/// it is owed an answer, and when it is owed none any more, its page has none.
 pub(super) struct Offers(Mutex<State>);
 
 struct State {

@@ -45,7 +45,8 @@ pub struct Run {
     pub seed: u64,
     /// From the start of the launch until the first vCPU ran.
     pub setup_ns: u64,
-    /// CLOCK_MONOTONIC when the first vCPU was about to run: for those who know when they started the program.
+    /// CLOCK_MONOTONIC when the first vCPU was about to run: for those who know when they started the
+    /// program.
     pub entered_ns: u64,
     /// How it ended.
     pub exit: Exit,

@@ -30,7 +30,8 @@ pub enum Landlock {
 }
 
 impl Files<'_> {
-    /// Leaves the calling thread, and those that it starts, nothing but these files. Files that are open stay so.
+    /// Leaves the calling thread, and those that it starts, nothing but these files. Files that are open
+    /// stay so.
     pub(super) fn enforce(&self) -> Result<Landlock, Error> {
         let failed = |error: &dyn std::fmt::Display| {
             Error::Host(format!(

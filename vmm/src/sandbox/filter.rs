@@ -1,8 +1,9 @@
 //! The seccomp filters: which thread may make which system calls.
 //!
-//! Allow-lists, in one table. What is not in it is forbidden: above all, to start programs (`execve`), to make or use
-//! network connections, to make memory executable, to look into other processes, and on the threads that run guests, to
-//! open anything. Calls that every kernel answers without asking (`gettid`) are allowed where libraries make them.
+//! Allow-lists, in one table. What is not in it is forbidden: above all, to start programs (`execve`), to
+//! make or use network connections, to make memory executable, to look into other processes, and on the
+//! threads that run guests, to open anything. Calls that every kernel answers without asking (`gettid`) are
+//! allowed where libraries make them.
 
 use std::collections::BTreeMap;
 use std::mem::size_of;
@@ -116,8 +117,8 @@ const CONSOLE: &[Call] = &[
     call(libc::SYS_poll),
 ];
 
-/// What setting up guests, waiting for them and writing results needs, beside all that their threads need: these start
-/// with the filter of the one that starts them.
+/// What setting up guests, waiting for them and writing results needs, beside all that their threads need:
+/// these start with the filter of the one that starts them.
 const CONTROL: &[Call] = &[
     ioctl!(kvm(0x00)),                                   // KVM_GET_API_VERSION
     ioctl!(kvm(0x01)),                                   // KVM_CREATE_VM

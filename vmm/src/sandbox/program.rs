@@ -1,8 +1,9 @@
 //! From rules to a seccomp filter's program.
 //!
-//! seccompiler's own programs compare with one system call after the other. The kernel follows a program for every number
-//! there is when it is installed, once for each vCPU, and threads follow it whenever they make a call: so this one finds
-//! the number by bisection. What it checks of the arguments is seccompiler's.
+//! seccompiler's own programs compare with one system call after the other. The kernel follows a program
+//! for every number there is when it is installed, once for each vCPU, and threads follow it whenever they
+//! make a call: so this one finds the number by bisection. What it checks of the arguments is
+//! seccompiler's.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -13,8 +14,8 @@ use seccompiler::{BpfProgram, SeccompRule, sock_filter};
 /// The architecture whose numbers these are; a call by another one's kills the process.
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
-/// The program for `calls`: each is allowed if one of its rules holds, or if it has none. `clone3` fails as on a kernel
-/// that does not have it, so that the C library falls back to `clone`. All others raise SIGSYS.
+/// The program for `calls`: each is allowed if one of its rules holds, or if it has none. `clone3` fails as
+/// on a kernel that does not have it, so that the C library falls back to `clone`. All others raise SIGSYS.
 pub(super) fn assemble(calls: BTreeMap<u32, Vec<SeccompRule>>) -> BpfProgram {
     let mut leaves: BTreeMap<u32, BpfProgram> = calls
         .into_iter()

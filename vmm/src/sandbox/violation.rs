@@ -1,7 +1,7 @@
 //! What happens to a thread that makes a system call which its filter forbids: the process says so and ends.
 //!
-//! The call is not made. The kernel sends the thread SIGSYS instead, and nothing in this process blocks that; where
-//! somebody does, the kernel kills the process.
+//! The call is not made. The kernel sends the thread SIGSYS instead, and nothing in this process blocks
+//! that; where somebody does, the kernel kills the process.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -18,8 +18,8 @@ const CODE: c_int = 1;
 const SYS_SECCOMP: c_int = 1;
 
 thread_local! {
-    /// The calling thread's class. Without a destructor and initialised at compile time, so that the handler may
-    /// use it at any moment of the thread's life.
+    /// The calling thread's class. Without a destructor and initialised at compile time, so that the
+    /// handler may use it at any moment of the thread's life.
     static CLASS: Cell<&'static str> = const { Cell::new("control") };
 }
 
@@ -59,8 +59,8 @@ extern "C" fn handle(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
     ))
 }
 
-/// Writes a line to stderr and ends the process. Usable in a signal handler: formats into a buffer on the stack, takes no
-/// lock, allocates nothing, and makes system calls that every filter allows.
+/// Writes a line to stderr and ends the process. Usable in a signal handler: formats into a buffer on the
+/// stack, takes no lock, allocates nothing, and makes system calls that every filter allows.
 fn end(message: std::fmt::Arguments<'_>) -> ! {
     let mut line = [0; 400];
     let mut rest = &mut line[..];

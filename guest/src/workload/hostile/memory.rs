@@ -15,8 +15,8 @@ const LARGE_PAGE: u64 = 2 << 20;
 /// Where the VMM puts the page tables: from here to the kernel, the top one last.
 const PAGE_TABLES: u64 = 2 * abi::PAGE_SIZE;
 
-/// Garbage in the vCPUs' pages and the report while the VMM uses them, and in the boot information; then an end
-/// as if nothing were, so that the VMM reads it all.
+/// Garbage in the vCPUs' pages and the report while the VMM uses them, and in the boot information; then an
+/// end as if nothing were, so that the VMM reads it all.
 pub(super) fn pages(culprit: &mut Culprit) {
     let boot = culprit.boot;
     let shared = [boot.vcpu_pages, boot.report];

@@ -3,10 +3,10 @@
 //! Each evil is a function that every vCPU calls; what exactly it does is drawn from the run's seed. It may
 //! return, fault, hang or take the machine apart.
 //!
-//! **Safety.** Nothing here keeps Rust's promises, and nothing has to: the kernel behind it is not expected to
-//! survive. What has to hold whatever happens is the wall around the guest, which is the processor's, KVM's
-//! and the VMM's to keep. So every `SAFETY` comment below says no more than that what it breaks is the guest's
-//! own.
+//! **Safety.** Nothing here keeps Rust's promises, and nothing has to: the kernel behind it is not expected
+//! to survive. What has to hold whatever happens is the wall around the guest, which is the processor's,
+//! KVM's and the VMM's to keep. So every `SAFETY` comment below says no more than that what it breaks is
+//! the guest's own.
 
 mod memory;
 mod outside;

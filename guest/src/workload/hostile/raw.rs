@@ -35,7 +35,8 @@ pub(super) fn return_to(address: u64) -> ! {
     unsafe { asm!("push {}", "ret", in(reg) address, options(noreturn)) }
 }
 
-/// An `out`, `in`, or string of either of `count` times `width` bytes; `data` is where strings come from and go.
+/// An `out`, `in`, or string of either of `count` times `width` bytes; `data` is where strings come from
+/// and go.
 pub(super) fn port(port: u16, width: u64, input: bool, count: Option<u64>, value: u32, data: u64) {
     macro_rules! one {
         ($instruction:literal) => {

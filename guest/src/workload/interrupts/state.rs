@@ -1,5 +1,5 @@
-//! Code that uses every register, the FPU and the red zone is interrupted, and looks whether it still has what
-//! it had. The handler spoils what it can.
+//! Code that uses every register, the FPU and the red zone is interrupted, and looks whether it still has
+//! what it had. The handler spoils what it can.
 
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};

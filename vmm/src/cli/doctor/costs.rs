@@ -16,8 +16,8 @@ use crate::units::time;
 /// Hand-overs of a game.
 const HAND_OVERS: u32 = 240;
 
-/// A side that has its turn waits for up to this long before it hands over: on most turns long enough for the other
-/// to have gone to sleep.
+/// A side that has its turn waits for up to this long before it hands over: on most turns long enough for
+/// the other to have gone to sleep.
 const PAUSE: Duration = Duration::from_micros(600);
 
 /// Stands where there is no number.
@@ -78,7 +78,8 @@ pub(super) fn measure(base: &Config, signals: &Signals) -> Result<String, Failur
     ))
 }
 
-/// An exit, a kick that wakes nobody, and the time from a kick until its target runs, on another CPU and on the same.
+/// An exit, a kick that wakes nobody, and the time from a kick until its target runs, on another CPU and on
+/// the same.
 fn transport(
     base: &Config,
     kick: Kick,

@@ -1,5 +1,5 @@
-//! The floor under every kick: two threads of the host that wake each other through eventfds, as the latches do, with
-//! no guest in between.
+//! The floor under every kick: two threads of the host that wake each other through eventfds, as the
+//! latches do, with no guest in between.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +17,9 @@ struct Side {
     written: AtomicU64,
 }
 
-/// Plays `rounds` hand-overs between threads bound to `cpus`, as the guest's ping-pong does: each side waits for up
-/// to `pause` before it hands over, so that the other is asleep. Returns the times from a write until the other
-/// side's read returns, in nanoseconds, ascending.
+/// Plays `rounds` hand-overs between threads bound to `cpus`, as the guest's ping-pong does: each side
+/// waits for up to `pause` before it hands over, so that the other is asleep. Returns the times from a
+/// write until the other side's read returns, in nanoseconds, ascending.
 pub(super) fn measure(cpus: [usize; 2], rounds: u32, pause: Duration) -> io::Result<Vec<u64>> {
     let side = || {
         Ok::<_, io::Error>(Side {
