@@ -116,6 +116,8 @@ pub(crate) struct Cpu {
     pub(crate) irq_rsp: u64,
     pub(crate) nmi_rip: u64,
     pub(crate) nmi_rsp: u64,
+    /// Not 0 where a local APIC wants to be told that an interrupt was taken. Read by the stubs.
+    pub(crate) apic: Cell<u32>,
     /// Bytes below RSP that compiled code uses: 128, unless a fault is planted.
     pub(crate) red_zone: Cell<u64>,
     /// Soft interrupts that wait, a bit each, and whether one is being handled.

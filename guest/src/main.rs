@@ -48,6 +48,7 @@ mod upcall;
 mod workload;
 
 use abi::boot::{BootInfo, MAGIC};
+use abi::kick;
 use abi::port::exit_code;
 
 use cpu::Cpu;
@@ -66,6 +67,8 @@ extern "C" fn kernel_main(boot: &'static BootInfo) -> ! {
     }
     let cpu = Cpu::current();
     cpu.init_locks();
+    // Where KVM handles halts, it does so with a local APIC.
+    cpu.apic.set((boot.kick != kick::PORT).into());
     if cpu.is_first() {
         let mut memory = memory::BootMemory::new(boot);
         pv::init(&mut memory, boot);

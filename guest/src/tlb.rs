@@ -67,6 +67,7 @@ global_asm!(
     "mov cr3, rax",
     "4:",
     "mov gs:[{flushed}], rdx",
+    "call end_of_interrupt",
     "pop rdx",
     "pop rcx",
     "pop rax",

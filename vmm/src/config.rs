@@ -196,19 +196,6 @@ impl Config {
         }
     }
 
-    /// Whether the workload cannot do without interrupts.
-    pub(crate) fn needs_interrupts(&self) -> bool {
-        matches!(
-            self.workload,
-            Workload::IpiRace
-                | Workload::NestedLocks
-                | Workload::Interrupted
-                | Workload::Ticks
-                | Workload::Shootdown
-                | Workload::BadInterrupts
-        )
-    }
-
     /// The guest's part of it, as the guest reads it.
     pub(crate) fn for_guest(&self) -> RunConfig {
         let (spin_kind, spin_ns) = match self.spin {

@@ -157,6 +157,7 @@ mod tests {
             layout,
             &config,
             GuestTsc::default(),
+            None,
             Box::new(io::sink()),
             Sandbox::new(false).unwrap(),
         )

@@ -20,6 +20,7 @@ use crate::memory::GuestMemory;
 use crate::preempt::Preemption;
 use crate::sandbox::Sandbox;
 use crate::timers::{GuestTsc, Timers};
+use crate::transport::Apics;
 
 /// Why a vCPU ended the run for all.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Crash {
 
 /// One guest's shared state.
 pub(crate) struct Machine {
+    /// The vCPUs' local APICs, where they have some. Dropped before the memory, which the VM maps.
+    apics: Option<Apics>,
     pub(crate) memory: GuestMemory,
     pub(crate) layout: Layout,
     pub(crate) latches: Vec<Latch>,
@@ -86,10 +89,12 @@ impl Machine {
         layout: Layout,
         config: &Config,
         tsc: GuestTsc,
+        apics: Option<Apics>,
         console: Box<dyn Write + Send>,
         sandbox: Sandbox,
     ) -> io::Result<Self> {
         Ok(Self {
+            apics,
             memory,
             layout,
             latches: (0..config.vcpus)
@@ -120,11 +125,14 @@ impl Machine {
     }
 
     /// Interrupts vCPU `index`, which the guest may have made up: the one way in which a vector gets to a
-    /// vCPU. Refused where halted vCPUs sleep in KVM, out of its reach.
+    /// vCPU.
     pub(crate) fn deliver(&self, index: u32, vector: u8) {
         match self.interrupts.get(index as usize) {
-            Some(interrupts) if self.kick != Kick::Kvm => interrupts.request(vector),
-            _ => self.reject(),
+            None => self.reject(),
+            Some(interrupts) => match &self.apics {
+                Some(apics) => apics.interrupt(index, vector),
+                None => interrupts.request(vector),
+            },
         }
     }
 

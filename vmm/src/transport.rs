@@ -10,12 +10,14 @@
 //! to keep; KVM keeps it by testing and clearing its flag where it puts a halted vCPU to sleep, whether or
 //! not interrupts are on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use abi::interrupt::NMI;
 use abi::{kick, port};
 use kvm_bindings::{
-    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, KVM_MP_STATE_RUNNABLE,
-    kvm_enable_cap, kvm_mp_state,
+    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
+    KVM_MP_STATE_RUNNABLE, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_mp_state, kvm_msi,
 };
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use vmm_sys_util::errno;
@@ -27,6 +29,11 @@ use crate::latch::Latch;
 /// KVM's CPUID leaf of paravirtual features, and the feature "kicks end HLTs" in its EAX.
 const FEATURES: u32 = 0x4000_0001;
 const PV_UNHALT: u32 = 1 << 7;
+
+/// Offset of the local APIC's spurious vector register, and the bit of `IA32_APIC_BASE` for x2APIC mode
+/// (Intel SDM volume 3, chapter 13).
+const SPURIOUS_VECTOR: usize = 0xf0;
+const X2APIC: u64 = 1 << 10;
 
 /// Vendors, by the EBX of CPUID leaf 0, whose processors call their hypervisor with `vmmcall`: AMD, Hygon.
 const VMMCALL_VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
@@ -57,6 +64,8 @@ impl Transport {
         }
         // "Split": no other interrupt controllers, for which this machine has no use. No IOAPIC pins either.
         enable(KVM_CAP_SPLIT_IRQCHIP, 0, |cap| vm.enable_cap(cap))?;
+        let ids = KVM_X2APIC_API_USE_32BIT_IDS;
+        enable(KVM_CAP_X2APIC_API, ids, |cap| vm.enable_cap(cap))?;
         let nanos = u32::try_from(self.halt_poll.as_nanos()).unwrap_or(u32::MAX);
         enable(KVM_CAP_HALT_POLL, nanos, |cap| vm.enable_cap(cap))
     }
@@ -71,11 +80,15 @@ impl Transport {
             mp_state: KVM_MP_STATE_RUNNABLE,
         };
         vcpu.set_mp_state(state).map_err(refused)?;
-        // KVM finds the target of a kick in a table of APIC ids, which it makes while a vCPU is created, so
-        // without that vCPU. A guest that turns its APIC on has it made anew; this one does not, so the
-        // same state is set once more.
-        let apic = vcpu.get_lapic().map_err(refused)?;
+        // Enabled (bit 8 of the spurious vector register), and in x2APIC mode, so that the guest finds it
+        // ready. KVM looks up targets in a table of APIC ids, which it makes while a vCPU is created, so
+        // without that vCPU; this has it made anew.
+        let mut apic = vcpu.get_lapic().map_err(refused)?;
+        apic.regs[SPURIOUS_VECTOR..][..2].copy_from_slice(&[-1, 1]);
         vcpu.set_lapic(&apic).map_err(refused)?;
+        let mut special = vcpu.get_sregs().map_err(refused)?;
+        special.apic_base |= X2APIC;
+        vcpu.set_sregs(&special).map_err(refused)?;
         if self.deaf {
             enable(KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1, |cap| vcpu.enable_cap(cap))?;
         }
@@ -108,6 +121,11 @@ impl Transport {
         }
     }
 
+    /// How vCPUs are interrupted, if not on their way into the guest.
+    pub(crate) fn apics(&self, vm: &Arc<VmFd>) -> Option<Apics> {
+        (self.kick == Kick::Kvm).then(|| Apics(vm.clone()))
+    }
+
     /// Where KVM is to add to the eventfds: tells it which to add to for which value that is written. A value
     /// that has none still exits to the VMM.
     pub(crate) fn bind(&self, vm: &VmFd, latches: &[Latch]) -> Result<(), Error> {
@@ -125,6 +143,29 @@ impl Transport {
                 })?;
         }
         Ok(())
+    }
+}
+
+/// The local APICs of a VM whose halts KVM handles: the only way to interrupt those.
+pub(crate) struct Apics(Arc<VmFd>);
+
+impl Apics {
+    /// Interrupts vCPU `index`: writes to its APIC what a device would write to interrupt it, an MSI (Intel
+    /// SDM volume 3, chapter 12.11; the upper bits of large ids as KVM has them with 32-bit ids).
+    pub(crate) fn interrupt(&self, index: u32, vector: u8) {
+        const NMI_DELIVERY: u32 = 4 << 8;
+        let message = kvm_msi {
+            address_lo: 0xfee0_0000 | (index & 0xff) << 12,
+            address_hi: index & !0xff,
+            data: if vector == NMI {
+                NMI_DELIVERY
+            } else {
+                vector.into()
+            },
+            ..Default::default()
+        };
+        // Fails only for an APIC that is not there, or that the guest has turned off: its loss.
+        let _ = self.0.signal_msi(message);
     }
 }
 

@@ -84,7 +84,10 @@ impl<'a> Vm<'a> {
         } = self.hardware;
         let steal_time = start.steal_time;
         let tsc = registers::guest_tsc(&vcpus[0], tsc_khz)?;
-        let machine = Machine::new(memory, layout, config, tsc, io.console, self.sandbox).map_err(system)?;
+        let fd = Arc::new(fd);
+        let apics = self.transport.apics(&fd);
+        let machine =
+            Machine::new(memory, layout, config, tsc, apics, io.console, self.sandbox).map_err(system)?;
         self.transport.bind(&fd, &machine.latches)?;
         let machine = Arc::new(machine);
         signal::install_handler().map_err(system)?;
@@ -125,13 +128,6 @@ fn check(config: &Config, ring: Ring, ring0: Ring0) -> Result<(), Error> {
             "KVM takes kicks of its own from ring 0 only, and here guests run in ring 3: give --kick pio or ioeventfd"
                 .into(),
         ));
-    }
-    if config.kick == Kick::Kvm && config.needs_interrupts() {
-        return Err(Error::Usage(format!(
-            "workload '{}' needs interrupts, which guests do not get where KVM handles their halts: give --kick pio or \
-             ioeventfd",
-            config.workload.name()
-        )));
     }
     Ok(())
 }

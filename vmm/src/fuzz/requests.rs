@@ -104,6 +104,7 @@ fn requests(data: &[u8], planted: Option<PlantedFault>) {
         layout,
         &config,
         GuestTsc::default(),
+        None,
         Box::new(io::sink()),
         unconfined,
     )
