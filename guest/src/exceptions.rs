@@ -128,7 +128,7 @@ global_asm!(
     ".endif",
     ".endr",
     // rsp: error code, rip, cs, rflags, rsp, ss. From ring 3 it may be an instruction to do and to step over.
-    // Code is read only where the kernel's is: RIP may be anything.
+    // Code is read only below the end of the kernel's: RIP may be anything.
     "general_protection:",
     "cmp qword ptr [rsp], 0",
     "jne 2f",

@@ -1,4 +1,4 @@
-//! The VMM's services, one `out` each, and `hlt`.
+//! The VMM's services, an `out` or a hypercall of KVM's each, and `hlt`.
 
 use core::arch::asm;
 use core::mem::offset_of;
@@ -12,7 +12,7 @@ use crate::cpu::{Cpu, selector};
 #[inline]
 pub(crate) fn out32(port: u16, value: u32) {
     // SAFETY: writing to a port of this machine changes no memory of the guest; what the VMM does in answer
-    // is to wake a vCPU or to end the run.
+    // is to wake, interrupt or stop a vCPU, to set its timer, or to end the run.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) }
 }
 

@@ -86,7 +86,8 @@ pub(crate) fn handle_soft(number: usize, handler: Handler) {
     SOFT[number].set(handler);
 }
 
-/// Sets the NMI's handler, for all vCPUs. It may take only locks that no other context takes.
+/// Sets the NMI's handler, for all vCPUs. It may take only locks that no other context takes. What its own
+/// vCPU may be waiting for, it has to kick it for: an NMI does not end a HLT that has yet to begin.
 pub(crate) fn handle_nmi(handler: Handler) {
     NON_MASKABLE.set(handler);
 }

@@ -19,13 +19,11 @@ pub(crate) fn set(cpu: &Cpu, deadline: u64) {
 /// Sleeps until the TSC reaches `deadline`, handling interrupts; kicks that come meanwhile may be lost. It
 /// takes the vCPU's timer.
 pub(crate) fn halt_until(cpu: &Cpu, deadline: u64) {
-    set(cpu, deadline);
     while clock::cycles() < deadline {
         let _masked = interrupts::mask(cpu);
-        // The timer may have fired before the mask; one that fires from here on is pending, and ends the
-        // halt.
-        if clock::cycles() < deadline {
-            hypercall::halt();
-        }
+        // Under the mask: if it fires from here on it is pending, and ends the halt. Each time anew: a host
+        // whose clock runs away from the TSC fires early.
+        set(cpu, deadline);
+        hypercall::halt();
     }
 }

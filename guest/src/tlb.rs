@@ -125,6 +125,9 @@ pub(crate) fn flush_remote(cpu: &Cpu, range: Range<u64>) {
 
 /// How many pages to flush one by one; 0 if they are too many.
 fn pages(range: &Range<u64>) -> u64 {
-    let pages = range.end.saturating_sub(range.start).div_ceil(PAGE_SIZE);
+    let pages = range
+        .end
+        .div_ceil(PAGE_SIZE)
+        .saturating_sub(range.start / PAGE_SIZE);
     if pages > FEW { 0 } else { pages }
 }

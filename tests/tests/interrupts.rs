@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
-use integration_tests::{acquisitions, alone, complete, config, kvm, run, violations};
+use integration_tests::{acquisitions, alone, complete, config, kicks, kvm, run, violations};
 use pvlock::Event;
-use vmm::{Config, Ended, GuestReport, PlantedFault, Ring, Spin};
+use vmm::{Config, Ended, GuestReport, Kick, PlantedFault, Preempt, Ring, Spin, Target};
 
 /// Times that things which race are made to.
 const ROUNDS: u64 = 100_000;
@@ -37,6 +37,59 @@ fn a_hundred_thousand_interrupts_and_kicks_race_halts_and_none_is_lost() {
     assert!(acquisitions(&report) >= ROUNDS, "only {}", acquisitions(&report));
     let halts: u64 = report.vcpus.iter().map(|vcpu| vcpu.halts).sum();
     assert!(halts > ROUNDS / 10, "only {halts} halts: nothing was raced");
+}
+
+/// Likewise with the other ways to kick, one of which also has another way to interrupt; and while vCPUs are
+/// taken out of the guest, which uses the same signal.
+#[test]
+fn none_is_lost_however_kicks_travel_and_while_vcpus_are_stopped() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let mut config = workload(Workload::IpiRace, 8);
+    (config.rounds, config.hold) = (ROUNDS / 10, Duration::from_micros(10));
+    for kick in kicks() {
+        config.kick = kick;
+        assert!(acquisitions(&complete(&config)) >= config.rounds);
+    }
+    config.kick = Kick::Pio;
+    config.preempt = Some(Preempt {
+        target: Target::Any,
+        every: Duration::from_micros(200),
+        length: Duration::from_micros(50),
+    });
+    assert!(acquisitions(&complete(&config)) >= config.rounds);
+}
+
+/// Where KVM handles halts, interrupts are MSIs to local APICs: a shorter round of the rest of this file.
+#[test]
+fn msis_are_interrupts_like_others() {
+    if !kvm() || !kicks().contains(&Kick::Kvm) {
+        return;
+    }
+    let _alone = alone();
+    let guest = |kind, vcpus, rounds| Config {
+        kick: Kick::Kvm,
+        rounds,
+        ..workload(kind, vcpus)
+    };
+    let report = complete(&guest(Workload::Interrupted, 2, 5000));
+    assert_eq!(intruders(&report), 0, "values that have changed");
+    let report = complete(&guest(Workload::NestedLocks, 8, 300));
+    assert_eq!(violations(&report), 0);
+    let nested: u64 = (report.vcpus.iter())
+        .map(|vcpu| vcpu.events[Event::LockUseNode4 as usize])
+        .sum();
+    assert!(nested >= 300, "the fourth node was used {nested} times");
+    let report = complete(&Config {
+        duration: Duration::from_secs(2),
+        ..guest(Workload::Ticks, 8, 0)
+    });
+    assert!(report.vcpus.iter().all(|vcpu| vcpu.acquisitions == 500));
+    let report = complete(&guest(Workload::Shootdown, 3, 100));
+    assert_eq!(intruders(&report), 0, "stale reads");
+    assert_eq!(run(&guest(Workload::BadInterrupts, 3, 0)).rejected, 71);
 }
 
 /// The negative controls: a VMM that forgets, at a HLT, what came before it.

@@ -24,9 +24,9 @@ fn play(config: &Config) {
         "{config:?}: only {} hand-offs",
         acquisitions(&report)
     );
-    // Who yields may have the token back before it gets to halt.
+    // Who yields, as KVM's own kicks do, may have the token back before it gets to halt.
     let halted = report.vcpus.iter().filter(|vcpu| vcpu.halts > 0).count();
-    let least = if config.yield_on_kick {
+    let least = if config.yield_on_kick || config.kick == Kick::Kvm {
         1
     } else {
         report.vcpus.len()

@@ -86,7 +86,8 @@ pub struct Config {
     /// Whether a vCPU that kicks another offers its CPU to whoever waits for it. For [`Kick::Pio`] only: the
     /// VMM does not see the kicks of the others, and KVM's own do so anyway.
     pub yield_on_kick: bool,
-    /// Hand-offs of the ping-pong; 0 for as many as fit into `duration`.
+    /// How often what the workload repeats is repeated: hand-offs, interrupts, mappings. 0 for as often as fits
+    /// into `duration`, or a number of its own.
     pub rounds: u64,
     /// Preemption on purpose.
     pub preempt: Option<Preempt>,

@@ -48,6 +48,7 @@
 //! | `kernel` | guest images: the embedded one, files, symbols |
 //! | `probe`, `cpuid`, [`host`], `affinity`, `host_time` | what the host can do, and what it did |
 //! | [`sandbox`] | what a thread may ask of the host's kernel, and which files the process may use |
+//! | `wait`, `random` | waiting for descriptors; numbers that depend on a seed |
 //! | `diagnosis` | why a run ended, in words |
 //! | [`results`] | what was measured, in the units people and programs read |
 //! | `fuzz` | functions for a fuzzer to call (feature `fuzz`) |

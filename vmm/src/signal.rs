@@ -17,7 +17,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use kvm_ioctls::VcpuFd;
 use libc::{c_int, c_void, pid_t, siginfo_t};
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
+use vmm_sys_util::signal::{register_signal_handler, unblock_signal};
 
 use crate::config::PlantedFault;
 
@@ -27,9 +27,10 @@ thread_local! {
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// The signal that gets a thread out of `KVM_RUN`.
+/// The signal that gets a thread out of `KVM_RUN`. Not a real-time one: those are queued, and refused where
+/// the user's queue is full. This one is pending or not, and cannot fail to be.
 pub(crate) fn number() -> c_int {
-    SIGRTMIN()
+    libc::SIGUSR1
 }
 
 /// Makes sure that the calling thread gets the signal, whatever the embedding program has blocked.

@@ -61,8 +61,8 @@ impl Vcpu {
         while self.enter(&signals) {
             let exit = self.fd.run();
             machine.interrupts[self.index as usize].left();
-            machine.preemption.leave_guest(&machine, self.index);
             let _outside = machine.exit_stats.outside(self.index, &exit);
+            machine.preemption.leave_guest(&machine, self.index);
             let next = match exit {
                 Ok(VcpuExit::IoOut(port, data)) => {
                     let data = Head::of(data);

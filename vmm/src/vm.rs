@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Kick, Ring};
+use crate::config::{Config, Kick, Preempt, Ring, Target};
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::kernel::Kernel;
@@ -126,6 +126,13 @@ fn check(config: &Config, ring: Ring, ring0: Ring0) -> Result<(), Error> {
     if (config.kick, ring) == (Kick::Kvm, Ring::Three) {
         return Err(Error::Host(
             "KVM takes kicks of its own from ring 0 only, and here guests run in ring 3: give --kick pio or ioeventfd"
+                .into(),
+        ));
+    }
+    let from_outside = |preempt: &Preempt| preempt.target == Target::Any;
+    if config.kick == Kick::Kvm && config.preempt.as_ref().is_some_and(from_outside) {
+        return Err(Error::Usage(
+            "--preempt any cannot tell which vCPUs sleep where KVM handles their halts: give --kick pio or ioeventfd"
                 .into(),
         ));
     }

@@ -68,7 +68,7 @@ named! {
         IpiRace = 30, "ipi-race", "self-test: pairs of vCPUs hand a token to and fro, a kick and an interrupt each, against the other's HLT";
         NestedLocks = 31, "nested-locks", "self-test: locks in tasks and in handlers of soft and hard interrupts and NMIs, each inside the others";
         Interrupted = 32, "interrupted", "self-test: timers interrupt code that uses all registers and the red zone";
-        Ticks = 33, "ticks", "self-test: a timer of 250 Hz on every vCPU for --duration";
+        Ticks = 33, "ticks", "self-test: a timer of 250 Hz on each of up to 64 vCPUs, for --duration";
         Shootdown = 34, "shootdown", "self-test: vCPU 0 remaps a page that the others read, and has them flush their TLBs";
         BadInterrupts = 35, "bad-interrupts", "self-test: vCPU 0 asks for interrupts that make no sense, then ends";
         HostilePorts = 50, "hostile-ports", "self-test: garbage to ports that exist, then accesses of any kind to any port";

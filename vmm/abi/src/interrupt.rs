@@ -4,7 +4,8 @@
 //! vCPU's interrupt flag is set, and ends a HLT whatever the flag says. Pending twice is pending once. Of
 //! several, the highest comes first.
 
-/// The one vector that an interrupt flag does not hold back: the non-maskable interrupt.
+/// The one vector that an interrupt flag does not hold back: the non-maskable interrupt. One that comes
+/// while another is being handled, with the flag clear, may have to wait for the vCPU's next exit after that.
 pub const NMI: u8 = 2;
 
 /// Lowest vector that is not an exception's.

@@ -79,7 +79,7 @@ pub(super) struct RunArgs {
     /// always do)
     #[arg(long)]
     pub(super) yield_on_kick: bool,
-    /// Hand-offs of the ping-pong; 0 for as many as fit into the duration
+    /// How often what the workload repeats is repeated (hand-offs, interrupts, mappings); 0 for as often as fits into the duration, or a number of its own
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) rounds: u64,
     /// Seed of everything random in the guest, and of preemption

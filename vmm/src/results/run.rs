@@ -203,7 +203,9 @@ impl Measured {
             acquisitions,
             throughput_per_sec: statistics::per_second(acquisitions, elapsed_ns),
             exclusion_violations: match config.workload {
-                Workload::Lock => statistics::violations(run.plain_counter, vcpus),
+                Workload::Lock | Workload::NestedLocks => statistics::violations(run.plain_counter, vcpus),
+                // What these count: values that an interrupt changed, reads through a stale translation.
+                Workload::Interrupted | Workload::Shootdown => sum(|vcpu| vcpu.intruders),
                 _ => 0,
             },
             jain_index: statistics::jain_index(match config.workload {

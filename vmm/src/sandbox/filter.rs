@@ -94,8 +94,6 @@ const VCPU: &[Call] = &[
     ioctl!(kvm_in::<kvm_interrupt>(0x86)),    // KVM_INTERRUPT
     ioctl!(kvm(0x9a)),                        // KVM_NMI
     ioctl!(kvm_in::<kvm_msi>(0xa5)),          // KVM_SIGNAL_MSI
-    ioctl!(kvm_in_out::<kvm_msrs>(0x88)),     // KVM_GET_MSRS
-    ioctl!(kvm_in::<kvm_msrs>(0x89)),         // KVM_SET_MSRS
     ioctl!(kvm_out::<kvm_mp_state>(0x98)),    // KVM_GET_MP_STATE
     ioctl!(kvm_out::<kvm_vcpu_events>(0x9f)), // KVM_GET_VCPU_EVENTS
     // The latch, and preemption on purpose.
@@ -132,6 +130,8 @@ const CONTROL: &[Call] = &[
     ioctl!(kvm_in::<kvm_sregs>(0x84)),                   // KVM_SET_SREGS
     ioctl!(kvm_in::<kvm_cpuid2>(0x90)),                  // KVM_SET_CPUID2
     ioctl!(kvm(0xa3)),                                   // KVM_GET_TSC_KHZ
+    ioctl!(kvm_in_out::<kvm_msrs>(0x88)),                // KVM_GET_MSRS
+    ioctl!(kvm_in::<kvm_msrs>(0x89)),                    // KVM_SET_MSRS
     ioctl!(kvm_in::<kvm_enable_cap>(0xa3)),              // KVM_ENABLE_CAP
     ioctl!(kvm_in::<kvm_ioeventfd>(0x79)),               // KVM_IOEVENTFD
     ioctl!(kvm_out::<kvm_lapic_state>(0x8e)),            // KVM_GET_LAPIC

