@@ -3,6 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use abi::vcpu_page::{VcpuPage, preempted};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_HALTED, kvm_regs};
@@ -141,6 +143,10 @@ impl Vcpu {
         }
         // After `rearm`, which would undo the signal of whoever asks.
         self.machine.preemption.enter_guest(self.index);
+        if self.machine.planted_fault == Some(PlantedFault::SignalWithoutImmediateExit) {
+            // Long enough between the last look and `KVM_RUN` that a check need not be lucky.
+            thread::sleep(Duration::from_micros(50));
+        }
         !self.machine.stopping()
     }
 
