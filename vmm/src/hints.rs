@@ -19,6 +19,7 @@ use std::time::Duration;
 use abi::port::measure::SYNCS;
 use abi::report::{LogEntry, WATCHED, log_kind, seen};
 
+use crate::clock_ns;
 use crate::outcome::HintAccuracy;
 use crate::perf::{Kind, Recorder, Switch};
 use spans::Spans;
@@ -45,7 +46,7 @@ impl Hints {
         if syncs.len() == SYNCS {
             return false;
         }
-        syncs.push(now());
+        syncs.push(clock_ns(libc::CLOCK_MONOTONIC_RAW));
         true
     }
 
@@ -89,17 +90,6 @@ fn refused(error: &io::Error) -> String {
         "the kernel does not let this process use perf events ({error}): run as root, or set kernel.perf_event_paranoid to at \
          most 2"
     )
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC_RAW`.
-fn now() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is valid for a timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_RAW, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// From the guest's clock to the host's.

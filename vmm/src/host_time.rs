@@ -169,12 +169,6 @@ mod tests {
 
     /// CPU time of this thread, by another clock than the one under test.
     fn read_thread_cpu() -> Duration {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: the pointer is valid for a timespec.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        Duration::from_nanos(crate::clock_ns(libc::CLOCK_THREAD_CPUTIME_ID))
     }
 }
