@@ -135,34 +135,8 @@ fn set_timer(machine: &Machine, vcpu: u32, argument: u32) {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
-    use crate::config::Config;
-    use crate::kernel::Kernel;
-    use crate::layout::Layout;
-    use crate::memory::GuestMemory;
-    use crate::sandbox::Sandbox;
-    use crate::timers::GuestTsc;
-
-    fn machine(vcpus: u32) -> Machine {
-        let layout = Layout::new(16 << 20, vcpus, Kernel::embedded().end()).unwrap();
-        let memory = GuestMemory::new(&layout.ram).unwrap();
-        let config = Config {
-            vcpus,
-            ..Config::default()
-        };
-        Machine::new(
-            memory,
-            layout,
-            &config,
-            GuestTsc::default(),
-            None,
-            Box::new(io::sink()),
-            Sandbox::new(false).unwrap(),
-        )
-        .unwrap()
-    }
+    use crate::cli::fuzz::idle;
 
     const CALLS: [u16; 6] = [
         port::KICK_CPU,
@@ -175,7 +149,7 @@ mod tests {
 
     #[test]
     fn only_single_accesses_of_the_right_width_are_hypercalls() {
-        let machine = machine(2);
+        let machine = Machine::without_kvm(&idle(2));
         for port in 0..=u16::MAX {
             let call = CALLS.contains(&port);
             let console = Console::has(port);
@@ -202,7 +176,7 @@ mod tests {
 
     #[test]
     fn arguments_that_make_no_sense_are_counted() {
-        let machine = machine(2);
+        let machine = Machine::without_kvm(&idle(2));
         let call = |port, argument: u32| write(&machine, 0, port, 1, &argument.to_le_bytes());
         for absent in [2, 3, u32::MAX] {
             assert_eq!(call(port::KICK_CPU, absent), Some(Next::Continue));

@@ -124,6 +124,26 @@ impl Machine {
         })
     }
 
+    /// One that no KVM runs, with 16 MiB of memory and a console that leads nowhere: for tests of what a
+    /// guest may ask for.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn without_kvm(config: &Config) -> Self {
+        let kernel = crate::kernel::Kernel::embedded();
+        let layout = Layout::new(16 << 20, config.vcpus, kernel.end()).expect("it is enough");
+        let memory = GuestMemory::new(&layout.ram).expect("the host has some");
+        let unconfined = Sandbox::new(false).expect("it has nothing to prepare");
+        Self::new(
+            memory,
+            layout,
+            config,
+            GuestTsc::default(),
+            None,
+            Box::new(io::sink()),
+            unconfined,
+        )
+        .expect("the host has enough descriptors")
+    }
+
     /// Interrupts vCPU `index`, which the guest may have made up: the one way in which a vector gets to a
     /// vCPU.
     pub(crate) fn deliver(&self, index: u32, vector: u8) {

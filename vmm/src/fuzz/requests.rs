@@ -1,8 +1,6 @@
 //! What a guest can ask for: accesses to any port, of any width, with garbage in the shared pages; and the
 //! words that are found for the end it comes to.
 
-use std::io;
-
 use abi::interrupt;
 use abi::port::{self, exit_code, measure};
 use kvm_bindings::kvm_regs;
@@ -15,11 +13,7 @@ use crate::control::Event;
 use crate::diagnosis;
 use crate::hypercall::{self, Next};
 use crate::kernel::Kernel;
-use crate::layout::Layout;
 use crate::machine::{Cause, Crash, Machine};
-use crate::memory::GuestMemory;
-use crate::sandbox::Sandbox;
-use crate::timers::GuestTsc;
 use crate::vcpu::Place;
 
 pub(super) const TARGET: Target = Target {
@@ -96,29 +90,15 @@ fn seeds() -> Vec<Vec<u8>> {
 
 fn requests(data: &[u8], planted: Option<PlantedFault>) {
     let mut input = Input(data);
-    let kernel = Kernel::embedded();
-    let layout = Layout::new(16 << 20, VCPUS, kernel.end()).expect("it is enough");
-    let memory = GuestMemory::new(&layout.ram).expect("the host has some");
-    let config = Config {
+    let machine = Machine::without_kvm(&Config {
         planted_fault: planted,
         ..idle(VCPUS)
-    };
-    let unconfined = Sandbox::new(false).expect("it has nothing to prepare");
-    let machine = Machine::new(
-        memory,
-        layout,
-        &config,
-        GuestTsc::default(),
-        None,
-        Box::new(io::sink()),
-        unconfined,
-    )
-    .expect("so it has");
+    });
     let mut cause = None;
     while cause.is_none() && !input.is_empty() {
         cause = request(&machine, &mut input);
     }
-    end(machine, kernel, cause.unwrap_or(Cause::Exit(exit_code::FAULT)));
+    end(machine, cause.unwrap_or(Cause::Exit(exit_code::FAULT)));
 }
 
 /// One request; returns why the run is over, if it is.
@@ -190,7 +170,8 @@ fn request(machine: &Machine, input: &mut Input<'_>) -> Option<Cause> {
 }
 
 /// The diagnosis of any end is bounded, and shows no control characters.
-fn end(machine: Machine, kernel: &Kernel, cause: Cause) {
+fn end(machine: Machine, cause: Cause) {
+    let kernel = Kernel::embedded();
     let said = machine.console.last_word().unwrap_or_default();
     assert!(!said.contains(char::is_control), "{said:?}");
     let garbage = machine.memory.load_hint(machine.layout.vcpu_pages.base);
