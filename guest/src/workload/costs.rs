@@ -4,7 +4,7 @@ use abi::boot::BootInfo;
 use abi::port;
 use pvlock::SpinBudget;
 
-use super::{Measured, write_report};
+use super::{Measured, rounds, write_report};
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::{hypercall, report};
@@ -21,12 +21,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     let results = unsafe { report::of_vcpu(cpu) };
     let measured = Measured::begin(cpu);
     if cpu.is_first() {
-        let rounds = if boot.run.rounds == 0 {
-            ROUNDS
-        } else {
-            boot.run.rounds
-        };
-        for _ in 0..rounds {
+        for _ in 0..rounds(boot, ROUNDS) {
             let exit = timed(|| hypercall::out8(SCRATCH, 0));
             report::record(&mut results.wait, exit);
             results.longest_wait_cycles = results.longest_wait_cycles.max(exit);

@@ -114,6 +114,14 @@ impl Measured {
     }
 }
 
+/// How often to repeat what a workload repeats: `default`, unless the configuration says otherwise.
+fn rounds(boot: &BootInfo, default: u64) -> u64 {
+    match boot.run.rounds {
+        0 => default,
+        rounds => rounds,
+    }
+}
+
 /// Spins for a pseudo-random time below `limit` cycles.
 fn random_delay(random: &mut Random, limit: u64) {
     if limit == 0 {

@@ -35,14 +35,6 @@ pub(super) fn run(workload: Workload, cpu: &'static Cpu, boot: &'static BootInfo
     }
 }
 
-/// How often to repeat what a workload repeats: `default`, unless the configuration says otherwise.
-fn rounds(boot: &BootInfo, default: u64) -> u64 {
-    match boot.run.rounds {
-        0 => default,
-        rounds => rounds,
-    }
-}
-
 /// Asks for interrupts that make no sense: 71 requests that are refused, and as many as there are vCPUs that
 /// are granted.
 fn nonsense(cpu: &Cpu, boot: &BootInfo) {

@@ -17,7 +17,7 @@ use crate::clock::{self, Pace};
 use crate::cpu::Cpu;
 use crate::pv::{self, Pv};
 use crate::workload::lock::{Shared, copy_counters};
-use crate::workload::{Measured, write_report};
+use crate::workload::{Measured, rounds, write_report};
 use crate::{interrupts, report};
 
 const HARD: u8 = FIRST_EXTERNAL + 2;
@@ -52,7 +52,7 @@ static NMI_CONTEXT: Context = Context::new();
 static DEADLINE: AtomicU64 = AtomicU64::new(0);
 
 /// How often four waits are piled up, unless the user asks for another number.
-const PILES: u32 = 25;
+const PILES: u64 = 25;
 
 /// Piles begun by vCPU 0, and those of which vCPU 1 has got out.
 static BEGUN: AtomicU32 = AtomicU32::new(0);
@@ -140,10 +140,7 @@ fn on_nmi(cpu: &Cpu) {
 }
 
 fn piles(boot: &BootInfo) -> u32 {
-    match u32::try_from(boot.run.rounds) {
-        Ok(rounds) if rounds != 0 => rounds,
-        _ => PILES,
-    }
+    u32::try_from(rounds(boot, PILES)).unwrap_or(u32::MAX)
 }
 
 /// vCPU 0's part in the piles.

@@ -13,7 +13,7 @@ use crate::cpu::Cpu;
 use crate::memory::BootMemory;
 use crate::once::Once;
 use crate::pv::Pv;
-use crate::workload::{Measured, Random, write_report};
+use crate::workload::{Measured, Random, rounds, write_report};
 use crate::{clock, hypercall, interrupts, report, tlb};
 
 /// The page: the first of the third 512 GiB, where nothing else is.
@@ -87,7 +87,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
 fn remap(cpu: &Cpu, boot: &BootInfo, entry: &AtomicU64, frames: &[Page]) {
     let (page, everything) = (WINDOW..WINDOW + PAGE_SIZE, 0..u64::MAX);
     let pause = clock::from_ns(boot, boot.run.think_ns);
-    for mapping in 1..=super::rounds(boot, ROUNDS) {
+    for mapping in 1..=rounds(boot, ROUNDS) {
         let frame = &frames[mapping as usize % 2];
         frame.0[0].store(mapping, Ordering::Relaxed);
         entry.store(frame.address() | MAPPED, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use pvlock::SpinBudget;
 
 use crate::cpu::Cpu;
 use crate::interrupts::TIMER;
-use crate::workload::{Measured, write_report};
+use crate::workload::{Measured, rounds, write_report};
 use crate::{clock, interrupts, report, timer};
 
 /// Turns of the loop that waits to be interrupted: a few microseconds.
@@ -112,7 +112,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     interrupts::handle(TIMER, interrupt);
     let measured = Measured::begin(cpu);
     if let Some(handled) = HANDLED.get(cpu.index() as usize) {
-        let goal = super::rounds(boot, ROUNDS).div_ceil(boot.vcpus.into());
+        let goal = rounds(boot, ROUNDS).div_ceil(boot.vcpus.into());
         timer::set(cpu, clock::cycles());
         // Relaxed: a count, of this vCPU's own handler.
         while handled.load(Ordering::Relaxed) < goal {
