@@ -154,7 +154,18 @@ impl Random {
     }
 }
 
-/// Fills in the run's part of the report: vCPU 0's job.
+/// Fills in the run's part of the report, where there is nothing to say but how long it took: vCPU 0's job.
+fn report_elapsed(boot: &BootInfo, elapsed: u64) {
+    report::write_run(
+        boot,
+        Report {
+            elapsed_cycles: elapsed,
+            ..Report::default()
+        },
+    );
+}
+
+/// Fills in the run's part of the report, where locks were taken: vCPU 0's job.
 fn write_report(boot: &BootInfo, plain_counter: u64, elapsed: u64, wake_cost: u64, budget: SpinBudget) {
     let (spin_budget_cycles, spin_budget_iterations) = match budget {
         SpinBudget::Cycles(cycles) => (cycles, 0),

@@ -6,7 +6,7 @@ use abi::boot::BootInfo;
 use abi::port::measure;
 use abi::report::{Report, WATCHED, log_kind};
 
-use super::Measured;
+use super::{Measured, report_elapsed};
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::log::Log;
@@ -27,7 +27,9 @@ pub(super) fn spin(cpu: &Cpu, boot: &'static BootInfo) {
     results.acquisitions = turns(deadline);
     results.stolen_ns = measured.stolen(cpu);
     let elapsed = measured.end(cpu);
-    finish(cpu, boot, elapsed, |_| {});
+    if cpu.is_first() {
+        report_elapsed(boot, elapsed);
+    }
 }
 
 /// vCPU 0 watches, the others spin.
@@ -46,8 +48,12 @@ pub(super) fn observe(cpu: &Cpu, boot: &'static BootInfo) {
     synchronise(&mut log);
     results.acquisitions = watch(&mut log, boot, deadline);
     synchronise(&mut log);
-    let elapsed = measured.end(cpu);
-    finish(cpu, boot, elapsed, |report| log.finish(report));
+    let mut report = Report {
+        elapsed_cycles: measured.end(cpu),
+        ..Report::default()
+    };
+    log.finish(&mut report);
+    report::write_run(boot, report);
 }
 
 /// Spins until the deadline; returns the number of turns.
@@ -95,17 +101,5 @@ fn synchronise(log: &mut Log) {
         let after = clock::cycles();
         log.push(log_kind::BEFORE_SYNC, before, 0);
         log.push(log_kind::AFTER_SYNC, after, 0);
-    }
-}
-
-/// vCPU 0 leaves its report.
-fn finish(cpu: &Cpu, boot: &BootInfo, elapsed: u64, complete: impl FnOnce(&mut Report)) {
-    if cpu.is_first() {
-        let mut report = Report {
-            elapsed_cycles: elapsed,
-            ..Report::default()
-        };
-        complete(&mut report);
-        report::write_run(boot, report);
     }
 }

@@ -11,9 +11,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::boot::BootInfo;
 use abi::config::{MOST_PAIRS, pairs};
 use abi::report::VcpuReport;
-use pvlock::{CpuId, Platform, SpinBudget};
+use pvlock::{CpuId, Platform};
 
-use super::{Measured, Random, random_delay, write_report};
+use super::{Measured, Random, random_delay, report_elapsed};
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::pv::Pv;
@@ -65,7 +65,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     }
     let elapsed = measured.end(cpu);
     if cpu.is_first() {
-        write_report(boot, 0, elapsed, 0, SpinBudget::Cycles(0));
+        report_elapsed(boot, elapsed);
     }
 }
 

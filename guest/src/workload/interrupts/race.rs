@@ -8,11 +8,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
 use abi::interrupt::FIRST_EXTERNAL;
-use pvlock::{CpuId, Platform, SpinBudget};
+use pvlock::{CpuId, Platform};
 
 use crate::cpu::Cpu;
 use crate::pv::Pv;
-use crate::workload::{Measured, Random, random_delay, write_report};
+use crate::workload::{Measured, Random, random_delay, report_elapsed};
 use crate::{clock, hypercall, interrupts, report};
 
 const VECTOR: u8 = FIRST_EXTERNAL + 1;
@@ -61,7 +61,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     }
     let elapsed = measured.end(cpu);
     if cpu.is_first() {
-        write_report(boot, 0, elapsed, 0, SpinBudget::Cycles(0));
+        report_elapsed(boot, elapsed);
     }
 }
 

@@ -7,11 +7,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
 use abi::config::fault;
-use pvlock::SpinBudget;
 
 use crate::cpu::Cpu;
 use crate::interrupts::TIMER;
-use crate::workload::{Measured, write_report};
+use crate::workload::{Measured, report_elapsed};
 use crate::{clock, hypercall, interrupts, report, timer};
 
 /// Ticks a second.
@@ -82,7 +81,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     }
     let elapsed = measured.end(cpu);
     if cpu.is_first() {
-        write_report(boot, 0, elapsed, 0, SpinBudget::Cycles(0));
+        report_elapsed(boot, elapsed);
     }
 }
 
