@@ -85,11 +85,11 @@ named! {
     }
 }
 
-/// Most pairs of vCPUs that play [`Workload::PingPong`].
+/// Most pairs of vCPUs that play [`Workload::PingPong`] or [`Workload::IpiRace`].
 pub const MOST_PAIRS: u32 = 128;
 
-/// Pairs that play [`Workload::PingPong`] in a guest of `vcpus` vCPUs: vCPUs 0 and 1, 2 and 3, and so on.
-/// Further vCPUs watch.
+/// Pairs that play [`Workload::PingPong`] or [`Workload::IpiRace`] in a guest of `vcpus` vCPUs: vCPUs 0 and
+/// 1, 2 and 3, and so on. Further vCPUs watch.
 pub const fn pairs(vcpus: u32) -> u32 {
     if vcpus / 2 < MOST_PAIRS {
         vcpus / 2

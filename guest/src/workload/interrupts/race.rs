@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
+use abi::config::{MOST_PAIRS, pairs};
 use abi::interrupt::FIRST_EXTERNAL;
 use pvlock::{CpuId, Platform};
 
@@ -16,9 +17,6 @@ use crate::workload::{Measured, Random, random_delay, report_elapsed};
 use crate::{clock, hypercall, interrupts, report};
 
 const VECTOR: u8 = FIRST_EXTERNAL + 1;
-
-/// Most pairs that play; further vCPUs watch.
-const PAIRS: usize = 128;
 
 /// One side's lines.
 #[repr(align(128))]
@@ -31,13 +29,13 @@ struct Player {
     over: AtomicU32,
 }
 
-static PLAYERS: [Player; 2 * PAIRS] = [const {
+static PLAYERS: [Player; 2 * MOST_PAIRS as usize] = [const {
     Player {
         tokens: AtomicU64::new(0),
         interrupts: AtomicU64::new(0),
         over: AtomicU32::new(0),
     }
-}; 2 * PAIRS];
+}; 2 * MOST_PAIRS as usize];
 
 /// Plays until the pairs together have made as many hand-offs as were asked for, or the time is up.
 pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
@@ -46,12 +44,12 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
         // Relaxed, and not one step: read and written on this vCPU only, by handlers of one level.
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     });
-    let pairs = (boot.vcpus as usize / 2).clamp(1, PAIRS);
+    let pairs = pairs(boot.vcpus);
     let measured = Measured::begin(cpu);
-    if cpu.index() as usize / 2 < pairs && boot.vcpus > 1 {
+    if cpu.index() / 2 < pairs {
         let rounds = match boot.run.rounds {
             0 => u64::MAX,
-            rounds => rounds.div_ceil(2 * pairs as u64),
+            rounds => rounds.div_ceil(2 * u64::from(pairs)),
         };
         let deadline = match boot.run.rounds {
             0 => measured.deadline(boot),
