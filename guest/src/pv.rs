@@ -37,6 +37,17 @@ pub(crate) fn meet() {
     BARRIER.wait(Cpu::current().boot().vcpus);
 }
 
+/// Halts until `word` is `value`. Whoever makes it so stores with release, and kicks.
+pub(crate) fn wait_for(word: &AtomicU32, value: u32) {
+    loop {
+        let now = word.load(Ordering::Acquire);
+        if now == value {
+            return;
+        }
+        Pv::wait(word, u32::MAX, now);
+    }
+}
+
 /// The budget that the configuration, or the lock itself, asks for; `None` if it is to be the measured cost
 /// of a wake-up.
 pub(crate) fn configured_budget(boot: &BootInfo, lock: LockKind) -> Option<SpinBudget> {

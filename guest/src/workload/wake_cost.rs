@@ -10,7 +10,7 @@ use pvlock::{CpuId, Platform};
 
 use crate::clock;
 use crate::cpu::Cpu;
-use crate::pv::Pv;
+use crate::pv::{self, Pv};
 
 /// Round trips measured; the median counts, because a try may be preempted, or find both vCPUs on one host
 /// CPU.
@@ -31,14 +31,14 @@ pub(super) fn measure(cpu: &Cpu, boot: &BootInfo) -> u64 {
             for (turn, round_trip) in (0..).step_by(2).zip(&mut round_trips) {
                 let start = clock::cycles();
                 hand_over(&TURN, turn + 1, CpuId::new(1));
-                wait_for(&TURN, turn + 2);
+                pv::wait_for(&TURN, turn + 2);
                 *round_trip = clock::cycles().saturating_sub(start);
             }
             median(&mut round_trips) / 2
         }
         1 => {
             for turn in (1..).step_by(2).take(TRIES) {
-                wait_for(&TURN, turn);
+                pv::wait_for(&TURN, turn);
                 hand_over(&TURN, turn + 1, CpuId::new(0));
             }
             0
@@ -49,20 +49,9 @@ pub(super) fn measure(cpu: &Cpu, boot: &BootInfo) -> u64 {
 
 /// Gives the turn to `to`.
 fn hand_over(turn: &AtomicU32, next: u32, to: CpuId) {
-    // Release: pairs with the acquire load in `Pv::wait` and below.
+    // Release: pairs with the acquire load in `pv::wait_for`.
     turn.store(next, Ordering::Release);
     Pv::kick(to);
-}
-
-/// Halts until the turn is `turn`.
-fn wait_for(turn: &AtomicU32, mine: u32) {
-    loop {
-        let now = turn.load(Ordering::Acquire);
-        if now == mine {
-            return;
-        }
-        Pv::wait(turn, u32::MAX, now);
-    }
 }
 
 /// With one vCPU nobody ever waits; what a kick of its own and a halt cost will do.

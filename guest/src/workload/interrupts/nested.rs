@@ -158,7 +158,7 @@ fn build_piles(boot: &'static BootInfo) {
                 Pv::relax();
             }
         };
-        // Release, here and below: pair with the acquire loads in `Pv::wait` and `until`.
+        // Release, here and below: pair with the acquire load in `pv::wait_for`.
         BEGUN.store(pile, Ordering::Release);
         Pv::kick(CpuId::new(1));
         until_it_waits();
@@ -174,28 +174,17 @@ fn build_piles(boot: &'static BootInfo) {
         drop(soft);
         drop(hard);
         drop(nmi);
-        until(&DONE, pile);
+        pv::wait_for(&DONE, pile);
     }
 }
 
 /// vCPU 1's part.
 fn wait_in_piles(cpu: &Cpu, boot: &BootInfo) {
     for pile in 1..=piles(boot) {
-        until(&BEGUN, pile);
+        pv::wait_for(&BEGUN, pile);
         TASK_CONTEXT.enter(cpu, None);
         DONE.store(pile, Ordering::Release);
         Pv::kick(CpuId::new(0));
-    }
-}
-
-/// Sleeps until `count` is `value`.
-fn until(count: &AtomicU32, value: u32) {
-    loop {
-        let now = count.load(Ordering::Acquire);
-        if now == value {
-            return;
-        }
-        Pv::wait(count, u32::MAX, now);
     }
 }
 
