@@ -13,6 +13,7 @@ use abi::interrupt::{FIRST_EXTERNAL, NMI, target};
 use lock_api::Mutex;
 use pvlock::{CpuId, Event, Platform, PvQSpinlock, SpinBudget};
 
+use super::MOST_VCPUS;
 use crate::clock::{self, Pace};
 use crate::cpu::Cpu;
 use crate::pv::{self, Pv};
@@ -30,17 +31,14 @@ const BUDGET_NS: u64 = 50_000;
 /// hard interrupts may always send them.)
 const SELDOM: u64 = 8;
 
-/// Most vCPUs that play; others only handle what they are sent.
-const PLAYERS: usize = 64;
-
 /// One context's lock, and what it protects.
 #[repr(align(128))]
 struct Context {
     lock: Mutex<PvQSpinlock<Pv>, ()>,
     shared: Shared,
     /// Critical sections and intruders, by vCPU: written in that context of that vCPU only.
-    sections: [AtomicU64; PLAYERS],
-    intruders: [AtomicU64; PLAYERS],
+    sections: [AtomicU64; MOST_VCPUS],
+    intruders: [AtomicU64; MOST_VCPUS],
 }
 
 static TASK_CONTEXT: Context = Context::new();
@@ -73,8 +71,8 @@ impl Context {
         Self {
             lock: Mutex::new(()),
             shared: Shared::new(),
-            sections: [const { AtomicU64::new(0) }; PLAYERS],
-            intruders: [const { AtomicU64::new(0) }; PLAYERS],
+            sections: [const { AtomicU64::new(0) }; MOST_VCPUS],
+            intruders: [const { AtomicU64::new(0) }; MOST_VCPUS],
         }
     }
 
@@ -104,9 +102,9 @@ fn add(count: &AtomicU64, amount: u64) {
     count.store(count.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
 }
 
-/// Whether the game has begun and is not over; vCPUs beyond the last player never play.
+/// Whether the game has begun and is not over; vCPUs that there is no room for never play.
 fn playing(cpu: &Cpu) -> bool {
-    (cpu.index() as usize) < PLAYERS && clock::cycles() < DEADLINE.load(Ordering::Relaxed)
+    (cpu.index() as usize) < MOST_VCPUS && clock::cycles() < DEADLINE.load(Ordering::Relaxed)
 }
 
 /// Whether waits are still piled up.
@@ -222,8 +220,8 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     let contexts = [&TASK_CONTEXT, &SOFT_CONTEXT, &HARD_CONTEXT, &NMI_CONTEXT];
     // SAFETY: each vCPU runs one workload, once.
     let results = unsafe { report::of_vcpu(cpu) };
-    if (cpu.index() as usize) < PLAYERS {
-        let of_this = |counts: &[AtomicU64; PLAYERS]| counts[cpu.index() as usize].load(Ordering::Relaxed);
+    if (cpu.index() as usize) < MOST_VCPUS {
+        let of_this = |counts: &[AtomicU64; MOST_VCPUS]| counts[cpu.index() as usize].load(Ordering::Relaxed);
         results.acquisitions = contexts.iter().map(|context| of_this(&context.sections)).sum();
         results.intruders = contexts.iter().map(|context| of_this(&context.intruders)).sum();
     }

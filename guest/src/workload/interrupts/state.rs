@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::boot::BootInfo;
 use abi::config::fault;
 
+use super::MOST_VCPUS;
 use crate::cpu::Cpu;
 use crate::interrupts::TIMER;
 use crate::workload::{Measured, report_elapsed, rounds};
@@ -21,11 +22,8 @@ const ROUNDS: u64 = 10_000;
 /// From one interrupt to the next, at most.
 const INTERVAL_NS: u64 = 30_000;
 
-/// Most vCPUs that are interrupted.
-const INTERRUPTED: usize = 64;
-
 /// Interrupts so far, by vCPU; written by its handler.
-static HANDLED: [AtomicU64; INTERRUPTED] = [const { AtomicU64::new(0) }; INTERRUPTED];
+static HANDLED: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_VCPUS];
 
 global_asm!(
     ".section .text.state_kept, \"ax\"",

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::boot::BootInfo;
 use abi::config::fault;
 
+use super::MOST_VCPUS;
 use crate::cpu::Cpu;
 use crate::interrupts::TIMER;
 use crate::workload::{Measured, report_elapsed};
@@ -15,9 +16,6 @@ use crate::{clock, hypercall, interrupts, report, timer};
 
 /// Ticks a second.
 const HZ: u64 = 250;
-
-/// Most vCPUs that tick.
-const TICKING: usize = 64;
 
 /// One vCPU's tick; written by its handler.
 #[repr(align(64))]
@@ -32,7 +30,7 @@ struct Tick {
     made_up: AtomicU64,
 }
 
-static TICKS: [Tick; TICKING] = [const {
+static TICKS: [Tick; MOST_VCPUS] = [const {
     Tick {
         due: AtomicU64::new(0),
         count: AtomicU64::new(0),
@@ -40,7 +38,7 @@ static TICKS: [Tick; TICKING] = [const {
         latest: AtomicU64::new(0),
         made_up: AtomicU64::new(0),
     }
-}; TICKING];
+}; MOST_VCPUS];
 
 fn period(boot: &BootInfo) -> u64 {
     boot.tsc_khz * 1000 / HZ
