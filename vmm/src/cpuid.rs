@@ -12,6 +12,9 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use crate::error::Error;
 use crate::host;
 
+/// The leaf of paravirtual features, which are bits of its EAX (Linux, Documentation/virt/kvm/x86/cpuid.rst).
+pub(crate) const FEATURES: u32 = 0x4000_0001;
+
 /// The answer. Whoever asks holds the lock meanwhile.
 static OFFERED: Mutex<Option<CpuId>> = Mutex::new(None);
 

@@ -6,10 +6,10 @@ use abi::vcpu_page::VcpuPage;
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
+use crate::cpuid::FEATURES;
 use crate::error::Error;
 
-/// KVM's CPUID leaf of features, and the bit in its EAX (Linux, Documentation/virt/kvm/x86/cpuid.rst).
-const FEATURES: u32 = 0x4000_0001;
+/// The bit of [`FEATURES`] that offers it.
 const STEAL_TIME: u32 = 1 << 5;
 
 /// `MSR_KVM_STEAL_TIME`: the address of the structure, 64-byte aligned, and in bit 0 whether KVM is to

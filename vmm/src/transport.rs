@@ -23,11 +23,11 @@ use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
 use crate::config::{Config, Kick, PlantedFault};
+use crate::cpuid::FEATURES;
 use crate::error::Error;
 use crate::latch::Latch;
 
-/// KVM's CPUID leaf of paravirtual features, and the feature "kicks end HLTs" in its EAX.
-const FEATURES: u32 = 0x4000_0001;
+/// The bit of [`FEATURES`] that promises "kicks end HLTs".
 const PV_UNHALT: u32 = 1 << 7;
 
 /// Offset of the local APIC's spurious vector register, and the bit of `IA32_APIC_BASE` for x2APIC mode
