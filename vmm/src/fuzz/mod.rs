@@ -69,54 +69,44 @@ mod tests {
     use std::panic;
 
     use super::*;
+    use crate::random::Random;
 
     /// Inputs for each target. What takes more is for `scripts/fuzz`.
     const INPUTS: u64 = 2000;
 
-    /// Marsaglia's xorshift64.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, limit: usize) -> usize {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            (self.0 >> 20) as usize % limit.max(1)
+    /// A seed, damaged in a few places; or nothing but noise.
+    fn input(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
+        const EDGES: [u8; 6] = [0, 1, 0x7f, 0x80, 0xfe, 0xff];
+        let mut below = |limit: usize| random.below(limit as u64) as usize;
+        let mut input = seeds[below(seeds.len())].clone();
+        if below(8) == 0 {
+            input = (0..below(600)).map(|_| below(256) as u8).collect();
         }
-
-        /// A seed, damaged in a few places; or nothing but noise.
-        fn input(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
-            const EDGES: [u8; 6] = [0, 1, 0x7f, 0x80, 0xfe, 0xff];
-            let mut input = seeds[self.below(seeds.len())].clone();
-            if self.below(8) == 0 {
-                input = (0..self.below(600)).map(|_| self.below(256) as u8).collect();
+        for _ in 0..below(8) {
+            if input.is_empty() {
+                break;
             }
-            for _ in 0..self.below(8) {
-                if input.is_empty() {
-                    break;
-                }
-                let at = self.below(input.len());
-                match self.below(5) {
-                    0 => input[at] = self.below(256) as u8,
-                    1 => input[at] ^= 1 << self.below(8),
-                    2 => input.truncate(at),
-                    3 => input.extend_from_within(at..),
-                    _ => input[at] = EDGES[self.below(EDGES.len())],
-                }
+            let at = below(input.len());
+            match below(5) {
+                0 => input[at] = below(256) as u8,
+                1 => input[at] ^= 1 << below(8),
+                2 => input.truncate(at),
+                3 => input.extend_from_within(at..),
+                _ => input[at] = EDGES[below(EDGES.len())],
             }
-            input
         }
+        input
     }
 
     /// Tries `target` on `inputs` inputs; returns how many made it panic.
     fn attack(target: Target, inputs: u64) -> u64 {
-        let (mut random, seeds) = (Random(0x9e37_79b9_7f4a_7c15), (target.seeds)());
+        let (mut random, seeds) = (Random::new(0), (target.seeds)());
         for seed in &seeds {
             (target.run)(seed);
         }
         let panics = |input: &[u8]| panic::catch_unwind(|| (target.run)(input)).is_err();
         (0..inputs)
-            .map(|_| u64::from(panics(&random.input(&seeds))))
+            .map(|_| u64::from(panics(&input(&mut random, &seeds))))
             .sum()
     }
 
