@@ -14,13 +14,13 @@
 //! `interrupts`: they end a sleep, and leave the kicks alone.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::interrupts::Interrupts;
+use crate::wait::readable;
 
 /// One vCPU's latch.
 pub(crate) struct Latch {
@@ -76,14 +76,12 @@ impl Latch {
                 break Wake::Interrupted;
             }
             polling = polling && begun.is_some_and(|begun| begun.elapsed() < poll);
-            let patience = if polling {
+            if polling {
                 // Whoever is to kick may be waiting for this very CPU.
                 thread::yield_now();
-                Patience::None
-            } else {
-                Patience::Endless
-            };
-            let [kicked, alarm, stopped] = wait([&self.kicks, interrupts.alarm(), stop], patience);
+            }
+            let patience = polling.then_some(Duration::ZERO);
+            let [kicked, alarm, stopped] = readable([&self.kicks, interrupts.alarm(), stop], patience);
             if alarm {
                 interrupts.silence();
             }
@@ -94,27 +92,6 @@ impl Latch {
         interrupts.left();
         wake
     }
-}
-
-/// How long to wait, as `poll` takes it.
-#[derive(Clone, Copy)]
-#[repr(i32)]
-enum Patience {
-    None = 0,
-    Endless = -1,
-}
-
-/// Waits until one of the descriptors is readable, a signal comes, or `patience` ends; returns which are.
-fn wait<const N: usize>(descriptors: [&EventFd; N], patience: Patience) -> [bool; N] {
-    let mut descriptors = descriptors.map(|fd| libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
-    // SAFETY: the array is valid for its length. An error, EINTR included, leaves `revents` zero, and the
-    // caller looks again.
-    unsafe { libc::poll(descriptors.as_mut_ptr(), N as libc::nfds_t, patience as i32) };
-    descriptors.map(|descriptor| descriptor.revents != 0)
 }
 
 #[cfg(test)]

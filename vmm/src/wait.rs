@@ -1,4 +1,4 @@
-//! Waiting for eventfds, for a bounded time.
+//! Waiting for eventfds.
 
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -10,24 +10,28 @@ use vmm_sys_util::eventfd::EventFd;
 /// `deadline`, and returns `None`. Signals do not end the sleep.
 pub(crate) fn wait<const N: usize>(events: [&EventFd; N], deadline: Option<Instant>) -> Option<usize> {
     loop {
-        let mut descriptors = events.map(|event| libc::pollfd {
-            fd: event.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        });
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map(timespec);
-        let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: the array is valid for N entries, the time-out is null or valid, and no mask is given. An
-        // error, EINTR included, leaves `revents` zero, and we look again.
-        unsafe { libc::ppoll(descriptors.as_mut_ptr(), N as libc::nfds_t, timeout, ptr::null()) };
-        if let Some(ready) = descriptors.iter().position(|descriptor| descriptor.revents != 0) {
-            return Some(ready);
-        }
-        if left.is_some_and(|left| left.is_zero()) {
-            return None;
+        let ready = readable(events, left).iter().position(|ready| *ready);
+        if ready.is_some() || left.is_some_and(|left| left.is_zero()) {
+            return ready;
         }
     }
+}
+
+/// Sleeps until one of `events` is readable, a signal comes, or `timeout` ends, if there is one; returns
+/// which are.
+pub(crate) fn readable<const N: usize>(events: [&EventFd; N], timeout: Option<Duration>) -> [bool; N] {
+    let mut descriptors = events.map(|event| libc::pollfd {
+        fd: event.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let timeout = timeout.map(timespec);
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the array is valid for N entries, the time-out is null or valid, and no mask is given. An
+    // error, EINTR included, leaves `revents` zero, and the caller looks again.
+    unsafe { libc::ppoll(descriptors.as_mut_ptr(), N as libc::nfds_t, timeout, ptr::null()) };
+    descriptors.map(|descriptor| descriptor.revents != 0)
 }
 
 /// Lets the calling thread's sleeps end when they should. The kernel would otherwise add up to 50 µs, to wake

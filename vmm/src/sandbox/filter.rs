@@ -97,7 +97,6 @@ const VCPU: &[Call] = &[
     ioctl!(kvm_out::<kvm_mp_state>(0x98)),    // KVM_GET_MP_STATE
     ioctl!(kvm_out::<kvm_vcpu_events>(0x9f)), // KVM_GET_VCPU_EVENTS
     // The latch, and preemption on purpose.
-    call(libc::SYS_poll),
     call(libc::SYS_ppoll),
     // The timers.
     call(libc::SYS_timerfd_settime),
