@@ -104,8 +104,8 @@ impl Sandbox {
 }
 
 /// Confines the calling thread, and every thread that it starts from now on, to launching guests and to
-/// `files`. For a program that does nothing else, before it starts any thread. Returns what of `files` the
-/// kernel enforces.
+/// `files`. For a program that does nothing else, before it starts a thread that has to do with guests: those
+/// that run already stay as they are. Returns what of `files` the kernel enforces.
 ///
 /// A system call that launching guests does not need ends the process with a line on stderr and code 1, by
 /// way of a handler for `SIGSYS`.

@@ -14,7 +14,8 @@ pub(super) enum Confinement {
 }
 
 impl SandboxArgs {
-    /// Confines the calling thread, the process's only one, unless the user said not to.
+    /// Confines the calling thread, and those that it starts from now on, unless the user said not to. There
+    /// may be one more, which asks KVM for its CPUID and ends ([`ask_ahead`](crate::cpuid::ask_ahead)).
     ///
     /// # Errors
     ///

@@ -40,7 +40,7 @@ impl fmt::Display for Signal {
 /// While it lives, [`Signal`]s do not end the process but make a file descriptor readable.
 ///
 /// They are blocked in the calling thread and in those that it starts: it has to be made before any other
-/// thread is.
+/// thread is, but for one that blocks them itself ([`ask_ahead`](crate::cpuid::ask_ahead)).
 pub(super) struct Signals {
     file: File,
     mask_before: libc::sigset_t,
