@@ -110,8 +110,7 @@ impl Interrupts {
     /// what must wait, asks KVM to exit as soon as it is ready; that will do for an NMI too. To be called
     /// by the vCPU's thread, between `entering` and `KVM_RUN`.
     pub(crate) fn inject(&self, vcpu: &mut VcpuFd) -> Result<(), errno::Error> {
-        let interruptible = vcpu.get_kvm_run().if_flag != 0;
-        if self.has(NMI) && (interruptible || self.takes_nmi(vcpu)) {
+        if self.has(NMI) && self.takes_nmi(vcpu) {
             self.take(NMI);
             vcpu.nmi().map_err(|error| errno::Error::new(error.errno()))?;
             self.nmi_in_kvm.store(true, Relaxed);
@@ -143,10 +142,12 @@ impl Interrupts {
     /// Whether KVM has no NMI, and the guest has returned from the last one. KVM would keep a second one
     /// until then; but under nested SVM, guests were seen to loop in the stub of an NMI for ever, as if the
     /// second had come before the first one's `iretq` was done. A guest that takes interrupts in an NMI's
-    /// handler is no such stub, and there is no window to wait for: KVM may keep it.
-    fn takes_nmi(&self, vcpu: &VcpuFd) -> bool {
-        vcpu.get_vcpu_events()
-            .is_ok_and(|events| events.nmi.pending | events.nmi.injected | events.nmi.masked == 0)
+    /// handler is no such stub, and there is no window to wait for: KVM may keep one until it returns.
+    fn takes_nmi(&self, vcpu: &mut VcpuFd) -> bool {
+        let interruptible = vcpu.get_kvm_run().if_flag != 0;
+        vcpu.get_vcpu_events().is_ok_and(|events| {
+            events.nmi.pending | events.nmi.injected == 0 && (events.nmi.masked == 0 || interruptible)
+        })
     }
 
     fn highest(&self) -> Option<u8> {
