@@ -110,7 +110,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     let measured = Measured::begin(cpu);
     if let Some(handled) = HANDLED.get(cpu.index() as usize) {
         let goal = rounds(boot, ROUNDS).div_ceil(boot.vcpus.into());
-        timer::set(cpu, clock::cycles());
+        timer::set(cpu, clock::cycles(), TIMER);
         // Relaxed: a count, of this vCPU's own handler.
         while handled.load(Ordering::Relaxed) < goal {
             // Small enough for the FPU to hold exactly.
@@ -131,7 +131,8 @@ fn interrupt(cpu: &Cpu) {
     let now = clock::cycles();
     // Anything will do that is not in step with the loop.
     let random = now.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-    timer::set(cpu, now + random % clock::from_ns(cpu.boot(), INTERVAL_NS).max(1));
+    let interval = clock::from_ns(cpu.boot(), INTERVAL_NS).max(1);
+    timer::set(cpu, now + random % interval, TIMER);
     spoil();
 }
 
