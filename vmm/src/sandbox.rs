@@ -23,7 +23,7 @@ mod program;
 mod violation;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use seccompiler::BpfProgram;
 
@@ -44,6 +44,8 @@ pub(crate) enum Class {
 }
 
 impl Class {
+    const COUNT: usize = 4;
+
     /// Its name in messages.
     fn name(self) -> &'static str {
         match self {
@@ -55,32 +57,22 @@ impl Class {
     }
 }
 
-/// The filters of a launch's threads, or none. Clones share them.
+/// The filters of a launch's threads, or none. Clones share them. Each is made when the first thread of its
+/// class asks.
 #[derive(Clone, Default)]
-pub(crate) struct Sandbox(Option<Arc<Filters>>);
-
-struct Filters {
-    vcpu: BpfProgram,
-    console: BpfProgram,
-    helper: BpfProgram,
-}
+pub(crate) struct Sandbox(Option<Arc<[OnceLock<BpfProgram>; Class::COUNT]>>);
 
 impl Sandbox {
-    /// Prepares the filters, if they are wanted.
+    /// Prepares filters, if they are wanted.
     ///
     /// # Errors
     ///
     /// [`Error::Host`] if this kernel has no seccomp filters.
     pub(crate) fn new(wanted: bool) -> Result<Self, Error> {
-        if !wanted {
-            return Ok(Self(None));
+        if wanted {
+            prepare()?;
         }
-        prepare()?;
-        Ok(Self(Some(Arc::new(Filters {
-            vcpu: filter::program(Class::Vcpu)?,
-            console: filter::program(Class::Console)?,
-            helper: filter::program(Class::Helper)?,
-        }))))
+        Ok(Self(wanted.then(Arc::default)))
     }
 
     /// Confines the calling thread to what `class` needs.
@@ -89,13 +81,7 @@ impl Sandbox {
     /// confined must not run without.
     pub(crate) fn enter(&self, class: Class) {
         let Some(filters) = &self.0 else { return };
-        let program = match class {
-            // Its owner's affair.
-            Class::Control => return,
-            Class::Vcpu => &filters.vcpu,
-            Class::Console => &filters.console,
-            Class::Helper => &filters.helper,
-        };
+        let program = filters[class as usize].get_or_init(|| filter::program(class));
         violation::this_thread_is(class.name());
         if let Err(error) = seccompiler::apply_filter(program) {
             violation::cannot_confine(class.name(), &error);
@@ -117,7 +103,7 @@ pub fn confine(files: &Files<'_>) -> Result<Landlock, Error> {
     prepare()?;
     let landlock = files.enforce()?;
     violation::this_thread_is(Class::Control.name());
-    seccompiler::apply_filter(&filter::program(Class::Control)?).map_err(|error| refused(&error))?;
+    seccompiler::apply_filter(&filter::program(Class::Control)).map_err(|error| refused(&error))?;
     Ok(landlock)
 }
 

@@ -13,47 +13,33 @@ use kvm_bindings::{
     kvm_msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events,
 };
 use libc::c_long;
-use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+use seccompiler::BpfProgram;
 
-use crate::error::Error;
-use crate::sandbox::{Class, program, refused};
+use crate::sandbox::Class;
+use crate::sandbox::program::{
+    self, Check,
+    Check::{Anything, HasAndLacks, Is, IsNot, Lacks, Null, ThisProcess},
+};
 
-/// A system call that is allowed, if its arguments are as they have to be. A call can have several rows.
-struct Call(c_long, &'static [Check]);
-
-/// What the argument of that index has to be; their lower 32 bits are all that these calls look at.
-#[derive(Clone, Copy)]
-enum Check {
-    Is(u8, u32),
-    IsNot(u8, u32),
-    /// None of these bits may be set.
-    Lacks(u8, u32),
-    /// All of the first bits must be set, and none of the second.
-    HasAndLacks(u8, u32, u32),
-    /// The null pointer.
-    Null(u8),
-    /// This process's id.
-    ThisProcess(u8),
-}
-
-use Check::{HasAndLacks, Is, IsNot, Lacks, Null, ThisProcess};
+/// A system call that is allowed, if an argument is as it has to be. A call can have several rows.
+struct Call(c_long, Check);
 
 const fn call(number: c_long) -> Call {
-    Call(number, &[])
+    Call(number, Anything)
 }
 
 /// `ioctl` with a request.
 macro_rules! ioctl {
     ($request:expr) => {
-        Call(libc::SYS_ioctl, &[Is(1, $request)])
+        Call(libc::SYS_ioctl, Is(1, $request))
     };
 }
 
 /// What every thread needs to run Rust code, to panic, and to end.
 const ANY: &[Call] = &[
     // Memory, none of it executable.
-    Call(libc::SYS_mmap, &[Lacks(2, libc::PROT_EXEC as u32)]),
-    Call(libc::SYS_mprotect, &[Lacks(2, libc::PROT_EXEC as u32)]),
+    Call(libc::SYS_mmap, Lacks(2, libc::PROT_EXEC as u32)),
+    Call(libc::SYS_mprotect, Lacks(2, libc::PROT_EXEC as u32)),
     call(libc::SYS_mremap),
     call(libc::SYS_munmap),
     call(libc::SYS_madvise),
@@ -72,13 +58,13 @@ const ANY: &[Call] = &[
     call(libc::SYS_read),
     call(libc::SYS_write),
     call(libc::SYS_close),
-    Call(libc::SYS_fcntl, &[Is(1, libc::F_GETFD as u32)]),
+    Call(libc::SYS_fcntl, Is(1, libc::F_GETFD as u32)),
     // Signals: coming back from a handler, and abort. The handler that reports violations stays.
     call(libc::SYS_rt_sigreturn),
     call(libc::SYS_rt_sigprocmask),
-    Call(libc::SYS_rt_sigaction, &[IsNot(0, libc::SIGSYS as u32)]),
+    Call(libc::SYS_rt_sigaction, IsNot(0, libc::SIGSYS as u32)),
     call(libc::SYS_sigaltstack),
-    Call(libc::SYS_tgkill, &[ThisProcess(0)]),
+    Call(libc::SYS_tgkill, ThisProcess(0)),
     call(libc::SYS_getpid),
     call(libc::SYS_gettid),
     // Seeds of hash tables.
@@ -110,7 +96,7 @@ const HELPER: &[Call] = &[call(libc::SYS_ppoll)];
 /// What writing to the user needs, wherever that goes: a stream is written to, but not to an address.
 const CONSOLE: &[Call] = &[
     call(libc::SYS_writev),
-    Call(libc::SYS_sendto, &[Null(4)]),
+    Call(libc::SYS_sendto, Null(4)),
     call(libc::SYS_poll),
 ];
 
@@ -154,7 +140,7 @@ const CONTROL: &[Call] = &[
     call(libc::SYS_unlink),
     call(libc::SYS_unlinkat),
     call(libc::SYS_fchmod),
-    Call(libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u32)]),
+    Call(libc::SYS_fcntl, Is(1, libc::F_DUPFD_CLOEXEC as u32)),
     // The control loop.
     call(libc::SYS_eventfd2),
     call(libc::SYS_epoll_create1),
@@ -167,18 +153,18 @@ const CONTROL: &[Call] = &[
     // Threads, but no processes and no namespaces. `clone3`, whose flags a filter cannot see, does not exist.
     Call(
         libc::SYS_clone,
-        &[HasAndLacks(0, libc::CLONE_THREAD as u32, NAMESPACES)],
+        HasAndLacks(0, libc::CLONE_THREAD as u32, NAMESPACES),
     ),
     call(libc::SYS_set_robust_list),
     call(libc::SYS_rseq),
     call(libc::SYS_sched_setaffinity),
-    Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_NAME as u32)]),
-    Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_TIMERSLACK as u32)]),
+    Call(libc::SYS_prctl, Is(0, libc::PR_SET_NAME as u32)),
+    Call(libc::SYS_prctl, Is(0, libc::PR_SET_TIMERSLACK as u32)),
     // Records of threads of its own: the one that asks.
-    Call(libc::SYS_perf_event_open, &[Is(1, 0)]),
-    Call(libc::SYS_prlimit64, &[Null(2)]),
+    Call(libc::SYS_perf_event_open, Is(1, 0)),
+    Call(libc::SYS_prlimit64, Null(2)),
     // Their own filters, which can but forbid more.
-    Call(libc::SYS_prctl, &[Is(0, libc::PR_SET_NO_NEW_PRIVS as u32)]),
+    Call(libc::SYS_prctl, Is(0, libc::PR_SET_NO_NEW_PRIVS as u32)),
     call(libc::SYS_seccomp),
 ];
 
@@ -202,20 +188,12 @@ fn groups(class: Class) -> &'static [&'static [Call]] {
 }
 
 /// The filter of a class.
-pub(super) fn program(class: Class) -> Result<BpfProgram, Error> {
-    let mut calls: BTreeMap<u32, Vec<SeccompRule>> = BTreeMap::new();
-    for Call(number, checks) in groups(class).iter().copied().flatten() {
-        let rows = calls.entry(*number as u32).or_default();
-        if !checks.is_empty() {
-            let conditions = checks
-                .iter()
-                .map(|check| check.condition())
-                .collect::<Result<_, _>>();
-            let row = conditions.and_then(SeccompRule::new);
-            rows.push(row.map_err(|error| refused(&error))?);
-        }
+pub(super) fn program(class: Class) -> BpfProgram {
+    let mut calls: BTreeMap<u32, Vec<Check>> = BTreeMap::new();
+    for Call(number, check) in groups(class).iter().copied().flatten() {
+        calls.entry(*number as u32).or_default().push(*check);
     }
-    Ok(program::assemble(calls))
+    program::assemble(calls)
 }
 
 /// The calls that a class may make with some arguments or other.
@@ -227,24 +205,6 @@ pub(super) fn numbers(class: Class) -> std::collections::BTreeSet<c_long> {
         .flatten()
         .map(|call| call.0)
         .collect()
-}
-
-impl Check {
-    fn condition(self) -> Result<SeccompCondition, seccompiler::BackendError> {
-        let lower = |argument, operator, value: u32| {
-            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into())
-        };
-        match self {
-            Is(argument, value) => lower(argument, SeccompCmpOp::Eq, value),
-            IsNot(argument, value) => lower(argument, SeccompCmpOp::Ne, value),
-            Lacks(argument, bits) => lower(argument, SeccompCmpOp::MaskedEq(bits.into()), 0),
-            HasAndLacks(argument, set, clear) => {
-                lower(argument, SeccompCmpOp::MaskedEq((set | clear).into()), set)
-            }
-            Null(argument) => SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0),
-            ThisProcess(argument) => lower(argument, SeccompCmpOp::Eq, std::process::id()),
-        }
-    }
 }
 
 /// Number of a KVM request without an argument of its own: `_IO(KVMIO, number)`.
