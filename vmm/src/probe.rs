@@ -17,15 +17,15 @@ use crate::memory::GuestMemory;
 use crate::registers;
 
 /// Turns of the loop, two instructions each.
-const TURNS: u32 = 16;
+const TURNS: u8 = 16;
 
 /// More nanoseconds than this for an instruction, and it was emulated: a seventh of what the fastest
 /// emulation seen takes, and a good deal more than any processor, or its emulator, does.
 const LIMIT: f64 = 40.0;
 
 /// A try can be slow because the code is new or the host was busy, never fast by mistake: so the fastest of
-/// a few counts.
-const TRIES: u32 = 3;
+/// a few counts. The guest finds it, because a first entry takes longer than all tries together.
+const TRIES: u8 = 3;
 
 /// How the host runs ring 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -43,10 +43,30 @@ impl Ring0 {
     }
 }
 
-/// rdtsc; mov esi, eax; 1: dec ecx; jnz 1b; rdtsc; sub eax, esi; out 0x80, eax. It ends with an OUT, since
-/// not every VM's HLT exits.
-const CODE: [u8; 14] = [
-    0x0f, 0x31, 0x89, 0xc6, 0xff, 0xc9, 0x75, 0xfc, 0x0f, 0x31, 0x29, 0xf0, 0xe7, 0x80,
+/// Integer instructions only. It ends with an OUT, since not every VM's HLT exits.
+///
+/// ```text
+///    mov edi, TRIES
+///    mov ebx, -1         the fastest try
+/// 1: mov ecx, TURNS
+///    rdtsc
+///    mov esi, eax
+/// 2: dec ecx
+///    jnz 2b
+///    rdtsc
+///    sub eax, esi
+///    cmp eax, ebx
+///    jae 3f
+///    mov ebx, eax
+/// 3: dec edi
+///    jnz 1b
+///    mov eax, ebx
+///    out 0x80, eax
+/// ```
+const CODE: [u8; 41] = [
+    0xbf, TRIES, 0, 0, 0, 0xbb, 0xff, 0xff, 0xff, 0xff, 0xb9, TURNS, 0, 0, 0, 0x0f, 0x31, 0x89, 0xc6, 0xff,
+    0xc9, 0x75, 0xfc, 0x0f, 0x31, 0x29, 0xf0, 0x39, 0xd8, 0x73, 0x02, 0x89, 0xc3, 0xff, 0xcf, 0x75, 0xe5,
+    0x89, 0xd8, 0xe7, 0x80,
 ];
 
 /// Measures on `vcpu`, which is in 64-bit mode, once in the life of the process. The code goes where the
@@ -57,14 +77,8 @@ pub(crate) fn ring0(vcpu: &mut VcpuFd, memory: &GuestMemory, tsc_khz: u64) -> Re
         return Ok(*known);
     }
     memory.write_bytes(KERNEL_BASE, &CODE)?;
-    let mut fastest = f64::INFINITY;
-    for _ in 0..TRIES {
-        let cycles = time_loop(vcpu)?;
-        fastest = fastest.min(f64::from(cycles) * 1e6 / tsc_khz as f64 / f64::from(2 * TURNS));
-        if fastest < LIMIT {
-            break;
-        }
-    }
+    let cycles = time_loop(vcpu)?;
+    let fastest = f64::from(cycles) * 1e6 / tsc_khz as f64 / f64::from(2 * TURNS);
     let measured = Ring0 {
         emulated: fastest >= LIMIT,
         ns_per_instruction: fastest,
@@ -72,11 +86,10 @@ pub(crate) fn ring0(vcpu: &mut VcpuFd, memory: &GuestMemory, tsc_khz: u64) -> Re
     Ok(*MEASURED.get_or_init(|| measured))
 }
 
-/// Runs the code; returns the cycles that it counted.
+/// Runs the code; returns the cycles of the fastest try.
 fn time_loop(vcpu: &mut VcpuFd) -> Result<u32, Error> {
     let start = kvm_regs {
         rip: KERNEL_BASE,
-        rcx: TURNS.into(),
         ..Default::default()
     };
     registers::set_general(vcpu, start)?;
