@@ -74,7 +74,6 @@ extern "C" fn kernel_main(boot: &'static BootInfo) -> ! {
         pv::init(&mut memory, boot);
         workload::init(&mut memory, boot);
     }
-    pv::meet();
     workload::run(cpu, boot);
     if cpu.is_first() {
         hypercall::exit(exit_code::DONE);

@@ -10,11 +10,11 @@ mod self_test;
 mod wake_cost;
 
 use core::hint;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
 use abi::config::{LockKind, Workload};
-use abi::port::measure;
+use abi::port::{exit_code, measure};
 use abi::report::Report;
 use pvlock::SpinBudget;
 
@@ -29,8 +29,7 @@ pub(crate) fn init(memory: &mut BootMemory, boot: &BootInfo) {
     interrupts::init(memory, boot);
 }
 
-/// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished,
-/// or at once if there is nothing to do.
+/// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished.
 pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     let (Some(workload), Some(lock)) = (
         Workload::from_raw(boot.run.workload),
@@ -41,10 +40,13 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
             boot.run.workload, boot.run.lock
         );
     };
+    if workload == Workload::Idle {
+        idle(boot);
+    }
+    meet();
     match workload {
         Workload::Lock => lock::run(cpu, boot, lock),
         Workload::PingPong => ping_pong::run(cpu, boot),
-        Workload::Idle => return,
         Workload::Costs => costs::run(cpu, boot),
         Workload::Spin => observe::spin(cpu, boot),
         Workload::Observe => observe::observe(cpu, boot),
@@ -60,6 +62,18 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         },
     }
     meet();
+}
+
+/// All meet, and the last one to come ends the run: nobody need be woken for that.
+fn idle(boot: &BootInfo) -> ! {
+    static HERE: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: nothing is handed over.
+    if HERE.fetch_add(1, Ordering::Relaxed) + 1 == boot.vcpus {
+        hypercall::exit(exit_code::DONE);
+    }
+    loop {
+        hypercall::halt();
+    }
 }
 
 /// The measured part of a workload: begun and ended by all vCPUs together.
