@@ -191,14 +191,14 @@ fn ranges(numbers: &[usize]) -> String {
 /// Copies the report out of guest memory.
 fn read_report(machine: &Machine) -> Result<GuestReport, Error> {
     let base = machine.layout.report.base;
-    let vcpus = (0..machine.latches.len() as u64)
+    let run: Report = machine.memory.read(base)?;
+    let vcpus = (0..run.vcpus.min(machine.latches.len() as u64))
         .map(|index| {
             machine
                 .memory
                 .read(base + VCPU_REPORTS + index * size_of::<VcpuReport>() as u64)
         })
         .collect::<Result<_, _>>()?;
-    let run: Report = machine.memory.read(base)?;
     let first = base + abi::report::log(machine.latches.len() as u32);
     let log = (0..run.log_entries.min(LOG as u64))
         .map(|index| machine.memory.read(first + index * size_of::<LogEntry>() as u64))

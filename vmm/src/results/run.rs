@@ -190,7 +190,8 @@ impl Measured {
         let (run, vcpus) = (&report.run, report.vcpus.as_slice());
         let clock = Clock { khz: outcome.tsc_khz };
         let sum = |field: fn(&VcpuReport) -> u64| statistics::sum(vcpus.iter().map(field));
-        let per_vcpu: Vec<u64> = vcpus.iter().map(|vcpu| vcpu.acquisitions).collect();
+        let mut per_vcpu: Vec<u64> = vcpus.iter().map(|vcpu| vcpu.acquisitions).collect();
+        per_vcpu.resize(config.vcpus as usize, 0);
         let longest_wait = vcpus
             .iter()
             .map(|vcpu| vcpu.longest_wait_cycles)

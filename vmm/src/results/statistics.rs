@@ -85,8 +85,12 @@ impl Percentiles {
         max: Option<u64>,
         clock: Clock,
     ) -> Self {
+        let mut histograms = histograms.peekable();
+        if histograms.peek().is_none() {
+            return Self::default();
+        }
         // Guests fill in the counts, so that only u128 is sure to hold their sums. (hdrhistogram's are u64.)
-        let mut counts = [0u128; BUCKETS];
+        let mut counts = vec![0u128; BUCKETS];
         for histogram in histograms {
             for (count, &more) in counts.iter_mut().zip(histogram) {
                 *count += u128::from(more);
