@@ -2,9 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::Killable;
@@ -20,8 +20,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// The running vCPU threads.
 pub(crate) struct Threads {
-    handles: Vec<JoinHandle<()>>,
-    places: Receiver<(u32, Place)>,
+    handles: Vec<JoinHandle<Place>>,
+    /// Nothing is ever sent: all threads hold the other end until they are done.
+    done: Receiver<()>,
 }
 
 impl Threads {
@@ -32,10 +33,10 @@ impl Threads {
         machine: &Arc<Machine>,
         config: &Config,
     ) -> io::Result<Self> {
-        let (sender, places) = mpsc::channel();
+        let (running, done) = mpsc::channel();
         let mut threads = Self {
             handles: Vec::new(),
-            places,
+            done,
         };
         for (index, fd) in (0..).zip(vcpus) {
             let vcpu = Vcpu {
@@ -45,7 +46,7 @@ impl Threads {
                 start: start.clone(),
             };
             let cpus = config.cpus_of(index);
-            let sender = sender.clone();
+            let this_one = running.clone();
             let body = move || {
                 if !affinity::bind_this_thread(&cpus) {
                     vcpu.machine.add_unbound();
@@ -54,12 +55,14 @@ impl Threads {
                 vcpu.machine.accounts.add_this_thread();
                 vcpu.machine.preemption.register(index);
                 vcpu.machine.hints.record_this_thread(index);
-                // The receiver may have given up on this thread.
-                let _ = sender.send((index, vcpu.run()));
+                let place = vcpu.run();
+                drop(this_one);
+                place
             };
             match thread::Builder::new().name(format!("vcpu-{index}")).spawn(body) {
                 Ok(handle) => threads.handles.push(handle),
                 Err(error) => {
+                    drop(running);
                     threads.stop(machine);
                     return Err(error);
                 }
@@ -75,23 +78,13 @@ impl Threads {
             // Fails only for a thread that is gone already.
             let _ = handle.kill(signal::number());
         }
-        let deadline = Instant::now() + GRACE;
-        let mut places = vec![Place::Kvm; self.handles.len()];
-        for _ in 0..self.handles.len() {
-            match self
-                .places
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
-                Ok((index, place)) => places[index as usize] = place,
-                Err(_) => break,
-            }
-        }
-        for (handle, place) in self.handles.into_iter().zip(&places) {
-            if *place != Place::Kvm {
-                // A panic of the thread's was printed when it happened; there is nothing to add.
-                let _ = handle.join();
-            }
-        }
-        places
+        // Woken once, by the last of them: each wake-up would take that thread's CPU from the others.
+        let all = self.done.recv_timeout(GRACE) == Err(RecvTimeoutError::Disconnected);
+        let place = |handle: JoinHandle<Place>| match all || handle.is_finished() {
+            // A panic of the thread's was printed when it happened; there is nothing to add.
+            true => handle.join().unwrap_or(Place::Kvm),
+            false => Place::Kvm,
+        };
+        self.handles.into_iter().map(place).collect()
     }
 }
