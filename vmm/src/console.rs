@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::output::Output;
-use crate::sandbox::Sandbox;
 use abi::port;
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
@@ -62,11 +61,11 @@ impl Write for Queued {
 }
 
 impl Console {
-    /// A console whose output goes to `out`.
-    pub(crate) fn new(out: Box<dyn Write + Send>, sandbox: &Sandbox) -> io::Result<Self> {
+    /// A console whose output waits until somebody [starts](Output::start) to write it.
+    pub(crate) fn new() -> io::Result<Self> {
         let room = EventFd::new(EFD_NONBLOCK)?;
         let events = InputRead(room.try_clone()?);
-        let output = Arc::new(Output::start(out, sandbox)?);
+        let output = Arc::new(Output::default());
         Ok(Self {
             serial: Mutex::new(Serial::with_events(NoInterrupt, events, Queued(output.clone()))),
             output,
@@ -130,7 +129,7 @@ mod tests {
 
     #[test]
     fn remembers_the_last_word() {
-        let console = Console::new(Box::new(io::sink()), &Sandbox::default()).unwrap();
+        let console = Console::new().unwrap();
         assert_eq!(console.last_word(), None);
         for byte in "noise\n"
             .repeat(10_000)

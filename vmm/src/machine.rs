@@ -1,6 +1,6 @@
 //! What the vCPU threads and the control side of one launch share.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -90,7 +90,6 @@ impl Machine {
         config: &Config,
         tsc: GuestTsc,
         apics: Option<Apics>,
-        console: Box<dyn Write + Send>,
         sandbox: Sandbox,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -104,7 +103,7 @@ impl Machine {
                 .map(|_| Interrupts::new())
                 .collect::<io::Result<_>>()?,
             timers: Timers::new(config.vcpus, tsc)?,
-            console: Console::new(console, &sandbox)?,
+            console: Console::new()?,
             accounts: Accounts::default(),
             exit_stats: ExitStats::new(config.vcpus, config.exit_stats),
             kick: config.kick,
@@ -131,17 +130,14 @@ impl Machine {
         let kernel = crate::kernel::Kernel::embedded();
         let layout = Layout::new(16 << 20, config.vcpus, kernel.end()).expect("it is enough");
         let memory = GuestMemory::new(&layout.ram).expect("the host has some");
-        let unconfined = Sandbox::new(false).expect("it has nothing to prepare");
-        Self::new(
-            memory,
-            layout,
-            config,
-            GuestTsc::default(),
-            None,
-            Box::new(io::sink()),
-            unconfined,
-        )
-        .expect("the host has enough descriptors")
+        let tsc = GuestTsc::default();
+        let machine = Self::new(memory, layout, config, tsc, None, Sandbox::default())
+            .expect("the host has enough descriptors");
+        let output = &machine.console.output;
+        output
+            .start(Box::new(io::sink()), &machine.sandbox)
+            .expect("a thread can be started");
+        machine
     }
 
     /// Interrupts vCPU `index`, which the guest may have made up: the one way in which a vector gets to a

@@ -20,7 +20,8 @@ const REMEMBERED: usize = 4096;
 /// How long the end of a run waits for the user to take what is queued.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The queue, and the thread that empties it.
+/// The queue, and the thread that empties it, once it is started.
+#[derive(Default)]
 pub(crate) struct Output {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -67,21 +68,20 @@ impl Shared {
 }
 
 impl Output {
-    /// Starts the thread, which writes to `out`.
-    pub(crate) fn start(out: Box<dyn Write + Send>, sandbox: &Sandbox) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let writer = {
-            let (shared, sandbox) = (shared.clone(), sandbox.clone());
-            let body = move || {
-                sandbox.enter(Class::Console);
-                shared.write_to(out);
-            };
-            thread::Builder::new().name("console".into()).spawn(body)?
+    /// Starts the thread, which writes to `out`. What came before waits in the queue.
+    pub(crate) fn start(&self, out: Box<dyn Write + Send>, sandbox: &Sandbox) -> io::Result<()> {
+        let (shared, sandbox) = (self.shared.clone(), sandbox.clone());
+        let body = move || {
+            sandbox.enter(Class::Console);
+            shared.write_to(out);
         };
-        Ok(Self {
-            shared,
-            writer: Mutex::new(Some(writer)),
-        })
+        let writer = thread::Builder::new().name("console".into()).spawn(body)?;
+        *self.writer() = Some(writer);
+        Ok(())
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until there is room for more, or until [`close`](Self::close).
@@ -111,6 +111,9 @@ impl Output {
     /// behind, until that user closes the other end.
     pub(crate) fn finish(&self) {
         self.close();
+        let Some(writer) = self.writer().take() else {
+            return;
+        };
         let pending = |queue: &mut Queue| !queue.written;
         let (queue, _) = self
             .shared
@@ -119,8 +122,7 @@ impl Output {
             .unwrap_or_else(PoisonError::into_inner);
         let written = queue.written;
         drop(queue);
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (true, Some(writer)) = (written, writer) {
+        if written {
             // A panic of the thread's was printed when it happened; there is nothing to add.
             let _ = writer.join();
         }
@@ -148,7 +150,8 @@ mod tests {
     #[test]
     fn all_output_arrives_in_order() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let output = Output::start(Box::new(theirs), &Sandbox::default()).unwrap();
+        let output = Output::default();
+        output.start(Box::new(theirs), &Sandbox::default()).unwrap();
         let reader = thread::spawn(move || {
             let mut text = String::new();
             ours.read_to_string(&mut text).unwrap();
@@ -168,7 +171,8 @@ mod tests {
     #[test]
     fn a_user_who_does_not_read_holds_up_only_who_prints() {
         let (_ours, theirs) = UnixStream::pair().unwrap();
-        let output = Arc::new(Output::start(Box::new(theirs), &Sandbox::default()).unwrap());
+        let output = Arc::new(Output::default());
+        output.start(Box::new(theirs), &Sandbox::default()).unwrap();
         let printer = {
             let output = output.clone();
             thread::spawn(move || {

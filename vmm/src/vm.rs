@@ -86,8 +86,7 @@ impl<'a> Vm<'a> {
         let tsc = registers::guest_tsc(&vcpus[0], tsc_khz)?;
         let fd = Arc::new(fd);
         let apics = self.transport.apics(&fd);
-        let machine =
-            Machine::new(memory, layout, config, tsc, apics, io.console, self.sandbox).map_err(system)?;
+        let machine = Machine::new(memory, layout, config, tsc, apics, self.sandbox).map_err(system)?;
         self.transport.bind(&fd, &machine.latches)?;
         let machine = Arc::new(machine);
         signal::install_handler().map_err(system)?;
@@ -96,7 +95,9 @@ impl<'a> Vm<'a> {
         let neighbours = Neighbours::start(config, &machine.sandbox).map_err(system)?;
         let injector = Injector::start(&machine, config.seed).map_err(system)?;
         let threads = Threads::start(vcpus, &Arc::new(start), &machine, config).map_err(system)?;
-        let event = control::wait(machine.clone(), config.timeout, io.stop, io.input);
+        // After the vCPUs, whose guest need not wait for it.
+        let output = machine.console.output.start(io.console, &machine.sandbox);
+        let event = output.and_then(|()| control::wait(machine.clone(), config.timeout, io.stop, io.input));
         let places = threads.stop(&machine);
         drop(injector);
         drop(neighbours);
