@@ -60,7 +60,8 @@ static NOTE: abi::note::VersionNote = abi::note::VersionNote::CURRENT;
 
 /// Where every vCPU arrives in Rust, on its own stack and in the kernel's ring.
 ///
-/// The workload begins and ends with all of them at a barrier; vCPU 0 then ends the run for all.
+/// The workload begins and ends with all of them at a barrier; vCPU 0 then ends the run for all. One that
+/// does nothing has a single barrier, where the last to come ends the run.
 extern "C" fn kernel_main(boot: &'static BootInfo) -> ! {
     if boot.magic != MAGIC || boot.version != abi::VERSION {
         hypercall::exit(exit_code::VERSION);
