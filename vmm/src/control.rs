@@ -12,6 +12,7 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::machine::Machine;
+use crate::timers::CENTURY;
 
 /// Why the control side stopped waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ pub(crate) fn wait(
     input: Option<BorrowedFd<'_>>,
 ) -> io::Result<Event> {
     let mut timer = TimerFd::new()?;
-    // A timer of zero would never fire.
-    timer.reset(timeout.max(Duration::from_nanos(1)), None)?;
+    // A timer of zero would never fire, and the kernel refuses one of more years than it counts.
+    timer.reset(timeout.clamp(Duration::from_nanos(1), CENTURY), None)?;
     let control = Control {
         machine,
         timer,

@@ -38,7 +38,7 @@ pub(crate) fn outcome(
                 whereabouts(machine, kernel, places)
             ),
         ),
-        (Some(cause), _) => explain(cause, machine, kernel),
+        (Some(cause), _) => explain(cause, machine, kernel)?,
         (None, Event::Timeout) => {
             let whereabouts = whereabouts(machine, kernel, places);
             (
@@ -83,15 +83,15 @@ fn lost(machine: &Machine) -> String {
     }
 }
 
-/// Puts a cause into words.
-fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) {
+/// Puts a cause into words, unless it is that the guest could not begin.
+fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> Result<(Ended, String), Error> {
     let last_word = || {
         machine
             .console
             .last_word()
             .unwrap_or_else(|| "the guest did not say why".into())
     };
-    match cause {
+    Ok(match cause {
         Cause::Exit(exit_code::DONE) => (Ended::Completed, lost(machine)),
         Cause::Exit(exit_code::PANIC) => (Ended::Panic, last_word()),
         Cause::Exit(exit_code::FAULT) => {
@@ -131,7 +131,8 @@ fn explain(cause: Cause, machine: &Machine, kernel: &Kernel) -> (Ended, String) 
             };
             (ended, format!("vCPU {} {}; {registers}", crash.vcpu, crash.what))
         }
-    }
+        Cause::SetUp(error) => return Err(error),
+    })
 }
 
 /// The registers that tell most.

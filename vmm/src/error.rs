@@ -1,7 +1,7 @@
 //! Why a launch could not even start.
 
 /// What stands in the way, for a person to read: what, why, and what to do, in one line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// What was asked for makes no sense, or not on this guest.
     #[error("{0}")]

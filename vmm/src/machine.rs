@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::config::{Config, Kick, PlantedFault};
 use crate::console::Console;
+use crate::error::Error;
 use crate::exit_stats::ExitStats;
 use crate::hints::Hints;
 use crate::host_time::Accounts;
@@ -31,6 +32,8 @@ pub(crate) enum Cause {
     Crash(Crash),
     /// This vCPU did not come out of the guest when it was signalled.
     Deaf(u32),
+    /// The host could not make a vCPU ready.
+    SetUp(Error),
 }
 
 /// A vCPU that cannot go on.

@@ -198,7 +198,7 @@ impl Preemption {
             .fetch_add(1, Ordering::Relaxed);
         if machine.planted_fault != Some(PlantedFault::CountWithoutStopping) {
             vcpu::set_preempted(machine, index, preempted::STOPPED);
-            wait([&self.over], Some(now + plan.length));
+            wait([&self.over], now.checked_add(plan.length));
             vcpu::set_preempted(machine, index, 0);
         }
         let _ = self.ended.write(1);

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use vmm_sys_util::timerfd::TimerFd;
 
+/// As long as never: the kernel's own clock counts no more than three of them.
+pub(crate) const CENTURY: Duration = Duration::from_secs(3_155_760_000);
+
 /// The guest's TSC, as seen from the host.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct GuestTsc {
@@ -30,9 +33,7 @@ impl GuestTsc {
     fn until(self, deadline: u64, now: u64) -> Duration {
         let cycles = u128::from(deadline.saturating_sub(now));
         let ns = cycles * 1_000_000 / u128::from(self.khz.max(1)) + 1;
-        // More than the kernel's own clock can count is never; a century is, too.
-        const CENTURY: u64 = 3_155_760_000_000_000_000;
-        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX).min(CENTURY))
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)).min(CENTURY)
     }
 }
 

@@ -45,8 +45,7 @@ impl Vcpu {
         let machine = self.machine.clone();
         let signals = signal::Registration::new(&mut self.fd, self.machine.planted_fault);
         if let Err(error) = self.set_up() {
-            let cause = self.cause(Next::Unexpected(format!("cannot be set up: {error}")));
-            cause.into_iter().for_each(|cause| self.machine.end(cause));
+            self.machine.end(Cause::SetUp(error));
             return self.place();
         }
         self.machine.sandbox.enter(Class::Vcpu);
@@ -100,6 +99,9 @@ impl Vcpu {
 
     /// Puts it at the kernel's entry point. The first one is ready for that since the VM was made.
     fn set_up(&self) -> Result<(), Error> {
+        if self.machine.planted_fault == Some(PlantedFault::NoRoomForVcpus) {
+            return Err(Error::Host("KVM has no room for a vCPU, as planted".into()));
+        }
         if self.index != 0 {
             self.start
                 .make_ready(&self.fd, self.index, &self.machine.layout)?;

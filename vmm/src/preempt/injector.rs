@@ -67,7 +67,7 @@ fn inject(machine: &Machine, plan: Preempt, random: &mut Random) {
     let mut glance = GLANCE;
     loop {
         let pause = jittered(plan.every, random);
-        if wait([&shared.over], Some(Instant::now() + pause)) == OVER {
+        if wait([&shared.over], Instant::now().checked_add(pause)) == OVER {
             return;
         }
         let stopped = match plan.target {
@@ -143,5 +143,5 @@ fn deaf(machine: &Machine, signalled: &[Option<Instant>]) -> Option<u32> {
 /// period could fall into step with the guest's or the host's own.
 fn jittered(every: Duration, random: &mut Random) -> Duration {
     let every = nanos(every);
-    Duration::from_nanos(every / 2 + random.below(every.max(1)))
+    Duration::from_nanos((every / 2).saturating_add(random.below(every.max(1))))
 }
