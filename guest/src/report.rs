@@ -27,12 +27,8 @@ pub(crate) unsafe fn of_vcpu(cpu: &Cpu) -> &'static mut VcpuReport {
     unsafe { &mut *first.wrapping_add(cpu.index() as usize) }
 }
 
-/// Leaves what is true of the run as a whole, and says that the vCPUs have left theirs.
+/// Leaves what is true of the run as a whole.
 pub(crate) fn write_run(boot: &BootInfo, report: Report) {
-    let report = Report {
-        vcpus: boot.vcpus.into(),
-        ..report
-    };
     // SAFETY: the VMM reserved it; only vCPU 0 gets here, and the VMM reads it only when no vCPU runs any
     // more.
     unsafe { (boot.report.base as *mut Report).write(report) };

@@ -132,7 +132,7 @@ mod tests {
         let console = Console::new().unwrap();
         assert_eq!(console.last_word(), None);
         for byte in "noise\n"
-            .repeat(10_000)
+            .repeat(10_000) // less than there is room for: nobody writes it
             .bytes()
             .chain(*b"guest vCPU 3: panicked at a.rs:1:2: \x1b[2J why\nmore\n")
         {

@@ -107,13 +107,25 @@ impl Interrupts {
     }
 
     /// Hands KVM what the vCPU can take now: the NMI, and the highest vector if it is ready for one. For
-    /// what must wait, asks KVM to exit as soon as it is ready; that will do for an NMI too. To be called
-    /// by the vCPU's thread, between `entering` and `KVM_RUN`.
+    /// what must wait, asks KVM to exit as soon as it is ready. To be called by the vCPU's thread, between
+    /// `entering` and `KVM_RUN`.
     pub(crate) fn inject(&self, vcpu: &mut VcpuFd) -> Result<(), errno::Error> {
-        if self.has(NMI) && self.takes_nmi(vcpu) {
-            self.take(NMI);
-            vcpu.nmi().map_err(|error| errno::Error::new(error.errno()))?;
-            self.nmi_in_kvm.store(true, Relaxed);
+        if self.has(NMI) {
+            let interruptible = vcpu.get_kvm_run().if_flag != 0;
+            let known = vcpu.get_vcpu_events()?.nmi;
+            match Nmi::new(
+                known.pending | known.injected != 0,
+                known.masked != 0,
+                interruptible,
+            ) {
+                Nmi::Wait => {}
+                Nmi::Merge => drop(self.take(NMI)),
+                Nmi::HandOver => {
+                    self.take(NMI);
+                    vcpu.nmi()?;
+                    self.nmi_in_kvm.store(true, Relaxed);
+                }
+            }
         }
         let run = vcpu.get_kvm_run();
         if run.ready_for_interrupt_injection != 0
@@ -139,17 +151,6 @@ impl Interrupts {
         waits
     }
 
-    /// Whether KVM has no NMI, and the guest has returned from the last one. KVM would keep a second one
-    /// until then; but under nested SVM, guests were seen to loop in the stub of an NMI for ever, as if the
-    /// second had come before the first one's `iretq` was done. A guest that takes interrupts in an NMI's
-    /// handler is no such stub, and there is no window to wait for: KVM may keep one until it returns.
-    fn takes_nmi(&self, vcpu: &mut VcpuFd) -> bool {
-        let interruptible = vcpu.get_kvm_run().if_flag != 0;
-        vcpu.get_vcpu_events().is_ok_and(|events| {
-            events.nmi.pending | events.nmi.injected == 0 && (events.nmi.masked == 0 || interruptible)
-        })
-    }
-
     fn highest(&self) -> Option<u8> {
         let words = self.pending.iter().map(|word| word.load(SeqCst)).enumerate();
         let (index, word) = words.filter(|(_, word)| *word != 0).last()?;
@@ -165,6 +166,32 @@ impl Interrupts {
     fn take(&self, vector: u8) -> bool {
         let bit = 1 << (vector % 64);
         self.pending[usize::from(vector / 64)].fetch_and(!bit, SeqCst) & bit != 0
+    }
+}
+
+/// What becomes of an NMI that is to be injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nmi {
+    /// KVM takes it.
+    HandOver,
+    /// KVM has one whose handler has not begun, which does for both: a processor remembers only one, too.
+    Merge,
+    /// The guest has not returned from the last one. KVM would keep a second one until then; but under nested
+    /// SVM, guests were seen to loop in the stub of an NMI for ever, as if the second had come before the
+    /// first one's `iretq` was done.
+    Wait,
+}
+
+impl Nmi {
+    /// By what KVM has, and where the guest is. Waits for nothing but the window, and so only where that is
+    /// closed: a vCPU that asked for an open one would never get anywhere. A guest that takes interrupts in
+    /// an NMI's handler is no stub; there KVM may keep one.
+    fn new(kvm_has_one: bool, masked: bool, interruptible: bool) -> Self {
+        match (kvm_has_one, masked && !interruptible) {
+            (true, _) => Self::Merge,
+            (false, true) => Self::Wait,
+            (false, false) => Self::HandOver,
+        }
     }
 }
 
@@ -197,6 +224,16 @@ mod tests {
         }
         assert!(!interrupts.pending());
         assert!(!interrupts.take(32));
+    }
+
+    #[test]
+    fn no_nmi_waits_for_a_window_that_is_open_and_kvm_gets_one_at_a_time() {
+        for case in 0..8 {
+            let [has_one, masked, interruptible] = [1, 2, 4].map(|bit| case & bit != 0);
+            let nmi = Nmi::new(has_one, masked, interruptible);
+            assert_eq!(nmi == Nmi::Wait, !has_one && masked && !interruptible, "{case}");
+            assert_eq!(nmi == Nmi::Merge, has_one, "{case}");
+        }
     }
 
     #[test]

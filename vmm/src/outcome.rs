@@ -30,7 +30,7 @@ pub enum Ended {
 pub struct GuestReport {
     /// What is true of the run as a whole.
     pub run: abi::report::Report,
-    /// What each vCPU did, by vCPU index; fewer, or none, if the guest says so.
+    /// What each vCPU did, by vCPU index; nothing with [`Workload::Idle`](crate::Workload::Idle).
     pub vcpus: Vec<abi::report::VcpuReport>,
     /// What vCPU 0 saw, and when; empty unless it watched.
     pub log: Vec<abi::report::LogEntry>,

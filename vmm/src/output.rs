@@ -167,6 +167,25 @@ mod tests {
         assert_eq!(reader.join().unwrap(), numbers.concat());
     }
 
+    #[test]
+    fn what_was_printed_before_the_thread_started_waits_for_it() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let output = Output::default();
+        output.push(b"early, ");
+        output.start(Box::new(theirs), &Sandbox::default()).unwrap();
+        output.push(b"late");
+        output.finish();
+        drop(output);
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "early, late");
+        // Without a thread there is nothing to wait for.
+        let unheard = Output::default();
+        unheard.push(b"lost");
+        unheard.finish();
+        assert_eq!(unheard.recent(), "lost");
+    }
+
     /// The reader's end stays open, and nobody reads: who prints waits, and is let go.
     #[test]
     fn a_user_who_does_not_read_holds_up_only_who_prints() {

@@ -30,7 +30,7 @@ pub mod report;
 pub mod vcpu_page;
 
 /// Version of everything in this crate.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 2;
 
 /// Unit of guest memory protection, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

@@ -1,5 +1,5 @@
 //! What the guest leaves behind: one [`Report`], followed by one [`VcpuReport`] for each vCPU and room for a
-//! [log](LogEntry). Zeroes are the report of a guest that had nothing to report.
+//! [log](LogEntry).
 //!
 //! The VMM reads it once the guest has ended with [`exit_code::DONE`](crate::port::exit_code::DONE). Times
 //! are TSC cycles.
@@ -29,11 +29,9 @@ pub struct Report {
     pub log_entries: u64,
     /// Number of those there was no room for.
     pub log_dropped: u64,
-    /// Number of [`VcpuReport`]s: of all vCPUs, or 0. The VMM need not look at them for nothing.
-    pub vcpus: u64,
 }
 
-assert_layout!(Report, size 64, elapsed_cycles at 8, spin_budget_iterations at 32, log_entries at 40);
+assert_layout!(Report, size 56, elapsed_cycles at 8, spin_budget_iterations at 32, log_entries at 40);
 
 /// Where the first [`VcpuReport`] lies, from the start of the report.
 pub const VCPU_REPORTS: u64 = PAGE_SIZE;

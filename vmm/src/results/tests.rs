@@ -82,7 +82,6 @@ fn garbage(word: u64) -> GuestReport {
         spin_budget_iterations: word,
         log_entries: word,
         log_dropped: word,
-        vcpus: word,
     };
     let vcpu = VcpuReport {
         acquisitions: word,

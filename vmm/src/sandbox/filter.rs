@@ -169,7 +169,7 @@ const CONTROL: &[Call] = &[
 ];
 
 /// Flags that put what is cloned into a namespace of its own.
-const NAMESPACES: u32 = (libc::CLONE_NEWCGROUP
+pub(super) const NAMESPACES: u32 = (libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWNS
@@ -196,15 +196,14 @@ pub(super) fn program(class: Class) -> BpfProgram {
     program::assemble(calls)
 }
 
-/// The calls that a class may make with some arguments or other.
+/// The rows of the table for a class: a system call, and what is checked of it.
 #[cfg(test)]
-pub(super) fn numbers(class: Class) -> std::collections::BTreeSet<c_long> {
+pub(super) fn rows(class: Class) -> impl Iterator<Item = (c_long, Check)> {
     groups(class)
         .iter()
         .copied()
         .flatten()
-        .map(|call| call.0)
-        .collect()
+        .map(|call| (call.0, call.1))
 }
 
 /// Number of a KVM request without an argument of its own: `_IO(KVMIO, number)`.

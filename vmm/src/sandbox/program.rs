@@ -2,8 +2,8 @@
 //!
 //! The kernel translates a program, and follows it for many a number, whenever it is installed, which is once
 //! for each vCPU; and threads follow it whenever they make a call. So it is short: it finds the number by
-//! bisection, which takes an instruction for each range of numbers, and as many for each argument that is
-//! checked. seccompiler's own programs compare with one number after the other, and take twice as many.
+//! bisection, a jump and a decision for each range of numbers, and checks arguments with as little as that.
+//! seccompiler's own programs compare with one number after the other, and take twice as many.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;

@@ -32,7 +32,7 @@ fn decide(program: &[sock_filter], arch: u32, number: u32, arguments: [u64; 6]) 
     unreachable!("jumps lead forwards")
 }
 
-const CLASSES: [Class; 3] = [Class::Control, Class::Vcpu, Class::Console];
+const CLASSES: [Class; 4] = [Class::Control, Class::Vcpu, Class::Console, Class::Helper];
 
 fn action(class: Class, number: i64, arguments: &[u64]) -> u32 {
     let mut all = [0; 6];
@@ -41,19 +41,77 @@ fn action(class: Class, number: i64, arguments: &[u64]) -> u32 {
     decide(&program, AUDIT_ARCH_X86_64, number as u32, all).0
 }
 
+/// What a row of the table says, read directly.
+fn holds(check: Check, arguments: [u64; 6]) -> bool {
+    let lower = |argument: u8| arguments[usize::from(argument)] as u32;
+    match check {
+        Check::Anything => true,
+        Check::Is(argument, value) => lower(argument) == value,
+        Check::IsNot(argument, value) => lower(argument) != value,
+        Check::Lacks(argument, bits) => lower(argument) & bits == 0,
+        Check::HasAndLacks(argument, set, clear) => lower(argument) & (set | clear) == set,
+        Check::Null(argument) => arguments[usize::from(argument)] == 0,
+        Check::ThisProcess(argument) => lower(argument) == std::process::id(),
+    }
+}
+
+/// Values at which a check may change its mind, for the argument that it looks at.
+fn edges(check: Check) -> (usize, Vec<u64>) {
+    let (argument, values) = match check {
+        Check::Anything => (0, vec![]),
+        Check::Is(argument, value) | Check::IsNot(argument, value) => (argument, vec![value]),
+        Check::Lacks(argument, bits) => (argument, vec![bits]),
+        Check::HasAndLacks(argument, set, clear) => {
+            let clear = (0..32).map(|bit| clear & 1 << bit);
+            (argument, clear.map(|bit| set | bit).chain([set]).collect())
+        }
+        Check::Null(argument) => (argument, vec![0]),
+        Check::ThisProcess(argument) => (argument, vec![std::process::id()]),
+    };
+    let around = |value: u32| {
+        let value = u64::from(value);
+        [
+            value,
+            value.wrapping_sub(1),
+            value + 1,
+            value | 1 << 32,
+            value ^ 1 << 12,
+        ]
+    };
+    (
+        argument.into(),
+        values.into_iter().chain([0, u32::MAX]).flat_map(around).collect(),
+    )
+}
+
 #[test]
-fn every_number_is_decided_as_the_table_says() {
+fn every_number_is_decided_as_the_table_says_whatever_its_arguments_are() {
     for class in CLASSES {
         let program = filter::program(class);
-        let listed = filter::numbers(class);
         for number in (0..1000).chain([1 << 30, (1 << 30) + libc::SYS_write, u32::MAX.into()]) {
-            let (action, steps) = decide(&program, AUDIT_ARCH_X86_64, number as u32, [0; 6]);
-            let is_listed = listed.contains(&number) || number == libc::SYS_clone3;
-            assert!(
-                is_listed || action == libc::SECCOMP_RET_TRAP,
-                "{class:?}: {number}"
-            );
-            assert!(is_listed || steps < 16, "{class:?}: {number} takes {steps} steps");
+            let rows = || filter::rows(class).filter(|(row, _)| *row == number);
+            let mut tries = vec![[0; 6]];
+            // One argument of a row at a time, at its edges.
+            for (argument, values) in rows().map(|(_, check)| edges(check)) {
+                tries.extend(values.into_iter().map(|value| {
+                    let mut arguments = [0; 6];
+                    arguments[argument] = value;
+                    arguments
+                }));
+            }
+            for arguments in tries {
+                let expected = match number {
+                    libc::SYS_clone3 => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+                    _ if rows().any(|(_, check)| holds(check, arguments)) => libc::SECCOMP_RET_ALLOW,
+                    _ => libc::SECCOMP_RET_TRAP,
+                };
+                let (action, steps) = decide(&program, AUDIT_ARCH_X86_64, number as u32, arguments);
+                assert_eq!(action, expected, "{class:?}: {number} with {arguments:x?}");
+                assert!(
+                    rows().next().is_some() || steps < 16,
+                    "{class:?}: {number} takes {steps} steps"
+                );
+            }
         }
         assert_eq!(
             decide(&program, 0x4000_0003, 4, [0; 6]).0,
@@ -153,7 +211,8 @@ fn arguments_decide() {
     assert_eq!(ioctl(Class::Console, 0xae80), trap);
     // What the C library starts threads with, `fork`, and a new user namespace.
     let clone = |flags| action(Class::Control, libc::SYS_clone, &[flags]);
-    assert_eq!([0x3d_0f00, 17, 0x1000_0000].map(clone), [allow, trap, trap]);
+    let flags = [0x3d_0f00, 17, 0x1000_0000, 0x3d_0f00 | libc::CLONE_NEWUSER as u64];
+    assert_eq!(flags.map(clone), [allow, trap, trap, trap]);
     assert_eq!(
         action(Class::Control, libc::SYS_clone3, &[]),
         libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32
@@ -163,8 +222,8 @@ fn arguments_decide() {
         action(Class::Console, libc::SYS_sendto, &[1, 0x1000, 1, 0, 0]),
         allow
     );
-    assert_eq!(
-        action(Class::Console, libc::SYS_sendto, &[1, 0x1000, 1, 0, 1 << 40]),
-        trap
-    );
+    for address in [1 << 40, 0x7fff_0000, 1] {
+        let arguments = [1, 0x1000, 1, 0, address];
+        assert_eq!(action(Class::Console, libc::SYS_sendto, &arguments), trap);
+    }
 }
