@@ -1,119 +1,128 @@
 //! Memory management of the guest kernel, free of what it runs on.
 //!
-//! The crate knows nothing of KVM, ports or the VMM, so that the same code runs in the guest and in host
-//! tests. For now it holds the units that the guest's boot allocator counts in:
+//! The crate knows nothing of KVM, ports or the VMM: what it needs of the machine is a [`Platform`], so that the
+//! same code runs in the guest, in tests over threads, under the model checker loom, and in benches. It allocates
+//! nothing but out of the memory that it is given.
 //!
-//! - [`PhysAddr`]: a guest-physical address, in bytes
-//! - [`FrameNumber`]: a 4 KiB frame of guest-physical memory, Linux's *page frame number* (PFN)
-//! - [`FrameRange`]: a half-open run of frames
+//! # Memory
+//!
+//! A [`PageAllocator`] has two [`Zone`]s, with metadata of their own, off the front of each zone's largest region:
+//!
+//! ```text
+//!   0          regions of the memory map                  3 GiB      4 GiB
+//!   |    +-----------------+      +--------------------------+ (hole) +---------------------------+
+//!   |    |metadata|  free  |      |           free           |        |metadata|       free       |
+//!   |    +-----------------+      +--------------------------+        +---------------------------+
+//!   '----------------- zone DMA32, used last ----------------'        '---- zone Normal, first ---'
+//!
+//!   metadata   Frame      one per 4 KiB: state, links, private word, mappings     32 bytes
+//!              Pageblock  one per 2 MiB: migrate type, skip hint                   1 byte
+//!              Owner      one per frame, with checks only: last owner, poisoned   16 bytes
+//!              PerCpu     one per CPU: lists, counters                             6 KiB
+//! ```
+//!
+//! A zone starts at a multiple of 4 MiB, so that blocks and their [`FrameIndex`]es are aligned alike; frames
+//! of holes in it are [`Kind::Reserved`].
+//!
+//! # Blocks
+//!
+//! Memory is allocated in blocks of 2^[`Order`] frames. The first frame of a block, its head, says what the
+//! block is; all others are [`Kind::Tail`]:
+//!
+//! ```text
+//!   frames   | H t t t t t t t | H t t t | H t | H | H |     H  head      t  tail
+//!   block    |  Free, order 3  | Alloc.2 | F.1 | A | L |     F  on a free list of the buddy, A  somebody's,
+//!   state    '-- one word: kind, order, type, references     L  on a CPU's list
+//! ```
+//!
+//! # Allocation
+//!
+//! ```text
+//!   alloc(Request)                                                        free(frame, order)
+//!     │   ▲                                                                 │
+//!     │   └──── this CPU's list of the order (0..=3) and type ◄─────────────┤ no lock, no locked instruction
+//!     │ empty             ▲                      │ full, or asked to drain  │
+//!     ▼                   │ refill: a batch      ▼ a batch                  ▼ order above 3
+//!   watermark ──────► buddy of the zone, under its lock: split, merge ◄─────┘
+//!     │                   │ nothing of the type
+//!     │                   ▼
+//!     │               fallback: claim a pageblock, or steal the smallest block
+//!     ▼ below, in all zones: drain this CPU, try again; ask other CPUs to drain
+//!   AllocError
+//! ```
+//!
+//! Frames on CPUs' lists have left the free ones, so watermarks are looked at when lists are refilled.
+//!
+//! # Checks
+//!
+//! A free is always checked against the state of the frame, which costs a comparison: a double free, a wrong
+//! order, a frame that is no head or not memory is reported to [`Platform::bad_page`] and has no effect. With
+//! [`Platform::CHECKS`], as in debug builds, the report has the frame's last owner, of two frees that race one is
+//! reported, and free memory is poisoned and looked at when it is allocated.
+//!
+//! # Where things are
+//!
+//! - `address`: [`PhysAddr`], [`FrameNumber`], [`FrameRange`]. `index`: places in a zone. `order`,
+//!   `migrate_type`, `request`: what is asked for.
+//! - `state`, `frame`, `pageblock`: metadata. `carve`: where it lives. `zone`, `zone_kind`: what has it. `init`: how it is made.
+//! - `buddy`, `fallback`: free lists and what is taken when a type has run out. `watermark`: how much stays free.
+//! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
+//! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.
+//! - `stat`, `view`: what is counted, and `/proc` as text.
+//! - `platform`: the machine. `sync`: core's atomics or loom's. `fault`: what tests do wrong on purpose.
 #![no_std]
 
-/// Binary logarithm of [`FRAME_SIZE`].
-pub const FRAME_SHIFT: u32 = 12;
-
-/// Size of a frame in bytes: the smallest page x86-64 maps.
-pub const FRAME_SIZE: u64 = 1 << FRAME_SHIFT;
-
-/// A guest-physical address, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PhysAddr(pub u64);
-
-/// Number of a 4 KiB frame: its physical address divided by [`FRAME_SIZE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FrameNumber(u64);
-
-impl FrameNumber {
-    /// The frame that holds `addr`.
-    pub const fn containing(addr: PhysAddr) -> Self {
-        Self(addr.0 >> FRAME_SHIFT)
-    }
-
-    /// The frame at `addr`, or the next one where `addr` is not a frame's first byte.
-    pub const fn at_or_after(addr: PhysAddr) -> Self {
-        Self(addr.0.div_ceil(FRAME_SIZE))
-    }
-
-    /// Address of the frame's first byte.
-    pub const fn start(self) -> PhysAddr {
-        PhysAddr(self.0 << FRAME_SHIFT)
-    }
-
-    /// The page frame number itself.
-    pub const fn number(self) -> u64 {
-        self.0
-    }
-}
-
-/// The frames from `start` up to, not including, `end`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameRange {
-    start: FrameNumber,
-    end: FrameNumber,
-}
-
-impl FrameRange {
-    /// The frames that lie wholly inside the `len` bytes from `base`; empty where none does.
-    ///
-    /// Saturates at the end of the address space.
-    pub const fn inside(base: PhysAddr, len: u64) -> Self {
-        let start = FrameNumber::at_or_after(base);
-        let end = FrameNumber::containing(PhysAddr(base.0.saturating_add(len)));
-        if end.0 < start.0 {
-            Self { start, end: start }
-        } else {
-            Self { start, end }
-        }
-    }
-
-    /// Number of frames.
-    pub const fn len(&self) -> u64 {
-        self.end.0 - self.start.0
-    }
-
-    /// Whether the range holds no frame.
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The first frame.
-    pub const fn start(&self) -> FrameNumber {
-        self.start
-    }
-
-    /// Takes `count` frames off the front, or returns `None` and changes nothing where there are fewer.
-    pub const fn take_front(&mut self, count: u64) -> Option<FrameRange> {
-        if count > self.len() {
-            return None;
-        }
-        let taken = FrameRange {
-            start: self.start,
-            end: FrameNumber(self.start.0 + count),
-        };
-        self.start = taken.end;
-        Some(taken)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
+extern crate std;
 
-    #[test]
-    fn a_range_holds_whole_frames_only() {
-        let range = FrameRange::inside(PhysAddr(0x1001), 0x2fff);
-        assert_eq!(range.start().start(), PhysAddr(0x2000));
-        assert_eq!(range.len(), 2);
-        assert!(FrameRange::inside(PhysAddr(0x1001), 0xffe).is_empty());
-        assert!(FrameRange::inside(PhysAddr(u64::MAX - 10), u64::MAX).is_empty());
-    }
+mod address;
+mod allocator;
+mod bad;
+mod buddy;
+mod carve;
+mod drain;
+mod fallback;
+mod fault;
+mod frame;
+mod index;
+mod init;
+mod lists;
+mod migrate_type;
+mod order;
+mod owner;
+mod pageblock;
+mod pcp;
+mod platform;
+mod report;
+mod request;
+mod share;
+mod slow;
+mod stat;
+mod state;
+mod sync;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod view;
+mod watermark;
+mod zone;
+mod zone_kind;
 
-    #[test]
-    fn taking_from_the_front_never_overlaps_and_never_overdraws() {
-        let mut range = FrameRange::inside(PhysAddr(0), 4 * FRAME_SIZE);
-        let first = range.take_front(3).unwrap();
-        assert_eq!((first.start().number(), first.len()), (0, 3));
-        assert_eq!(range.take_front(2), None);
-        assert_eq!(range.take_front(1).unwrap().start().number(), 3);
-        assert!(range.is_empty());
-    }
-}
+pub use address::{FRAME_SHIFT, FRAME_SIZE, FrameNumber, FrameRange, PhysAddr};
+pub use allocator::PageAllocator;
+#[cfg(any(test, loom))]
+#[doc(hidden)]
+pub use fault::Fault;
+pub use frame::Frame;
+pub use index::{BlockIndex, FrameIndex};
+pub use migrate_type::MigrateType;
+pub use order::Order;
+pub use owner::POISON;
+pub use pageblock::Pageblock;
+pub use platform::{Cpu, Platform};
+pub use report::{BadPage, LastOwner, Misuse};
+pub use request::{AllocError, Effort, Request};
+pub use stat::Event;
+pub use state::{Kind, State};
+pub use watermark::{Mark, Watermarks, min_free};
+pub use zone::Zone;
+pub use zone_kind::{InitError, ZoneKind};

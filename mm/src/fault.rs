@@ -1,0 +1,101 @@
+//! What tests can plant: faults, to show that the properties find them, and lists for small zones. Elsewhere
+//! there is nothing of it.
+
+use crate::platform::Platform;
+
+/// Something to do wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[cfg_attr(
+    not(any(test, loom)),
+    expect(unreachable_pub, reason = "part of the interface in tests only")
+)]
+pub enum Fault {
+    /// Nothing.
+    #[cfg(any(test, loom))]
+    None,
+    /// A block is merged with a free buddy that is smaller than itself.
+    MergesUnequal,
+    /// A block is listed although its buddy is free too.
+    ForgetsToMerge,
+    /// A split forgets the upper half.
+    LosesUpperHalf,
+    /// A list's counter does not notice a block that was unlinked.
+    MiscountsLists,
+    /// A pageblock is claimed, but what is free in it stays on the old list.
+    ClaimsWithoutMoving,
+    /// A pageblock is claimed though most of it is in use by others.
+    ClaimsCrowded,
+    /// A refill takes a whole batch where the watermark leaves less.
+    RefillsBelowWatermark,
+    /// Any block that somebody has can be freed, whatever its order.
+    FreesAnyOrder,
+    /// A block that is free already can be freed.
+    FreesTwice,
+    /// Freed memory is not looked at when it is allocated again.
+    TrustsFreeMemory,
+    /// A drain leaves one list alone.
+    DrainsPartly,
+    /// A CPU says that it has drained its lists before it has.
+    SaysDrainedEarly,
+    /// A reference is taken to a block that has none left.
+    GetsTheDead,
+    /// A reference is given back by a load and a store.
+    PutsUnatomically,
+}
+
+#[cfg(any(test, loom))]
+impl Fault {
+    /// The fault with this discriminant: enumerators cannot be const parameters.
+    pub const fn numbered(number: u8) -> Fault {
+        use Fault::*;
+        let all = [
+            None,
+            MergesUnequal,
+            ForgetsToMerge,
+            LosesUpperHalf,
+            MiscountsLists,
+            ClaimsWithoutMoving,
+            ClaimsCrowded,
+            RefillsBelowWatermark,
+            FreesAnyOrder,
+            FreesTwice,
+            TrustsFreeMemory,
+            DrainsPartly,
+            SaysDrainedEarly,
+            GetsTheDead,
+            PutsUnatomically,
+        ];
+        let fault = all[number as usize];
+        assert!(fault as u8 == number);
+        fault
+    }
+}
+
+/// Whether to do it. A constant.
+#[cfg(any(test, loom))]
+#[inline(always)]
+pub(crate) fn planted<P: Platform>(fault: Fault) -> bool {
+    P::FAULT == fault
+}
+
+/// Never.
+#[cfg(not(any(test, loom)))]
+#[inline(always)]
+#[expect(clippy::extra_unused_type_parameters, reason = "used in tests")]
+pub(crate) fn planted<P: Platform>(_: Fault) -> bool {
+    false
+}
+
+/// Batch and high mark of CPUs' lists, where a test says so.
+#[cfg(any(test, loom))]
+pub(crate) fn planted_lists<P: Platform>() -> Option<(u32, u32)> {
+    P::LISTS
+}
+
+/// As the size of the zone has it.
+#[cfg(not(any(test, loom)))]
+#[expect(clippy::extra_unused_type_parameters, reason = "used in tests")]
+pub(crate) fn planted_lists<P: Platform>() -> Option<(u32, u32)> {
+    None
+}

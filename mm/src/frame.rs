@@ -1,0 +1,171 @@
+//! What is kept for every frame.
+
+use core::sync::atomic::{AtomicU32 as LocalU32, AtomicU64 as LocalU64};
+
+use crate::fault::{Fault, planted};
+use crate::index::FrameIndex;
+use crate::platform::Platform;
+use crate::state::{Kind, SHARED, State};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Metadata of a frame. There is one for every frame of a zone, 1/128 of the memory.
+///
+/// ```text
+///    0        8      12      16        24     28   32
+///   +--------+------+-------+---------+------+----+
+///   | state  | next | prev  | private | maps | –  |     two to a cache line
+///   +--------+------+-------+---------+------+----+
+///              └── of whoever has the block on a list: the buddy under its lock, or the holder
+/// ```
+#[derive(Debug)]
+#[repr(C, align(32))]
+pub struct Frame {
+    state: AtomicU64,
+    next: LocalU32,
+    prev: LocalU32,
+    private: LocalU64,
+    maps: LocalU32,
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<Frame>() == 32);
+    assert!(core::mem::offset_of!(Frame, private) == 16);
+    assert!(core::mem::offset_of!(Frame, maps) == 24);
+};
+
+impl Frame {
+    pub(crate) fn new(state: State) -> Frame {
+        Frame {
+            state: AtomicU64::new(state.raw()),
+            next: LocalU32::new(0),
+            prev: LocalU32::new(0),
+            private: LocalU64::new(0),
+            maps: LocalU32::new(0),
+        }
+    }
+
+    /// What the frame is now. Without the lock of its zone, or a reference, that may change at any time.
+    #[inline]
+    pub fn state(&self) -> State {
+        // Relaxed: a hint, or the reader already has what it needs: the lock, or the block.
+        State::from_raw(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Changes the state of a block that nobody else may change: its holder has not shared it, or it is free
+    /// and the caller has the list that it is on.
+    #[inline]
+    pub(crate) fn set(&self, state: State) {
+        // Relaxed: who gets the block next gets it from this CPU's list, or through the lock of the zone.
+        self.state.store(state.raw(), Ordering::Relaxed);
+    }
+
+    /// As [`set`](Frame::set), but fails where the state is no longer `from`: for checks, which must tell who
+    /// was first of two that free a block at once.
+    pub(crate) fn replace(&self, from: State, to: State) -> bool {
+        // Relaxed: as for `set`.
+        self.state
+            .compare_exchange(from.raw(), to.raw(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Lets others take references to the block. Its holder calls it, after it has written to the block and
+    /// its metadata what they will want to know.
+    pub(crate) fn share(&self) {
+        // Release: pairs with the Acquire in `get`.
+        self.state.fetch_or(SHARED, Ordering::Release);
+    }
+
+    /// Takes a reference, unless the block is not shared, or is about to be freed: its last reference is gone.
+    /// Linux's `folio_try_get`.
+    pub(crate) fn get<P: Platform>(&self) -> bool {
+        let mut seen = self.state();
+        loop {
+            let dead = seen.references() == 0 && !planted::<P>(Fault::GetsTheDead);
+            if !seen.shared() || dead {
+                return false;
+            }
+            // Acquire: pairs with the Release in `share`, and what we do with the block comes after it. The
+            // failure's value is only compared.
+            match self.state.compare_exchange_weak(
+                seen.raw(),
+                seen.raw() + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = State::from_raw(now),
+            }
+        }
+    }
+
+    /// Gives a reference back, and returns the state before. If that was the last one, the block is the
+    /// caller's alone, and to be freed. `None`, and no change, if there was no reference to give back.
+    pub(crate) fn put<P: Platform>(&self) -> Option<State> {
+        let mut seen = self.state();
+        loop {
+            if seen.kind() != Kind::Allocated || seen.references() == 0 {
+                return None;
+            }
+            if planted::<P>(Fault::PutsUnatomically) {
+                self.set(State::from_raw(seen.raw() - 1));
+                return Some(seen);
+            }
+            // Release: pairs with the Acquire of the last to do this: what we did with the block comes before
+            // it is freed.
+            match self.state.compare_exchange_weak(
+                seen.raw(),
+                seen.raw() - 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(seen),
+                Err(now) => seen = State::from_raw(now),
+            }
+        }
+    }
+
+    /// Number of places that the block is mapped at. A block with more references than that is *pinned*.
+    pub fn maps(&self) -> u32 {
+        // Relaxed, here and below: whoever decides by it has made sure that nobody maps or unmaps.
+        self.maps.load(Ordering::Relaxed)
+    }
+
+    /// Counts a mapping. The caller has a reference for it.
+    pub fn map(&self) {
+        self.maps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a mapping less.
+    pub fn unmap(&self) {
+        self.maps.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A word for the holder of the block, such as where to find what maps it.
+    pub fn private(&self) -> u64 {
+        // Relaxed: read by the holder, or after `get`.
+        self.private.load(Ordering::Relaxed)
+    }
+
+    /// Sets the holder's word.
+    pub fn set_private(&self, value: u64) {
+        self.private.store(value, Ordering::Relaxed);
+    }
+
+    /// The neighbours on a list.
+    pub(crate) fn links(&self) -> (Option<FrameIndex>, Option<FrameIndex>) {
+        // Relaxed, here and below: lists have one user at a time, kept apart by a lock.
+        (
+            FrameIndex::from_link(self.next.load(Ordering::Relaxed)),
+            FrameIndex::from_link(self.prev.load(Ordering::Relaxed)),
+        )
+    }
+
+    pub(crate) fn set_next(&self, next: Option<FrameIndex>) {
+        self.next.store(FrameIndex::to_link(next), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_prev(&self, prev: Option<FrameIndex>) {
+        self.prev.store(FrameIndex::to_link(prev), Ordering::Relaxed);
+    }
+}
