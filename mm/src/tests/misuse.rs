@@ -6,11 +6,11 @@ use std::{assert_eq, format};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::host::{Host, be};
 use super::invariants::{Check, Held, check, holder, require};
 use super::machine::{Machine, Step, regions, steps};
+use super::try_cases;
 use crate::fault::Fault;
 use crate::{
     BadPage, Effort, FrameNumber, FrameRange, Kind, MigrateType, Misuse, Order, POISON, PageAllocator,
@@ -72,19 +72,10 @@ fn bad_frees<const CHECKS: bool, const FAULT: u8>(steps: &[Step], frees: &[(Inde
 }
 
 fn run_bad_frees<const CHECKS: bool, const FAULT: u8>(cases: u32) -> Result<(), String> {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        rng_seed: super::seed(FAULT),
-        max_shrink_iters: 50,
-        ..Config::default()
-    };
     let frees = prop::collection::vec((any::<Index>(), 0..=10u8), 1..100);
-    TestRunner::new(config)
-        .run(&(steps(), frees), |(steps, frees)| {
-            bad_frees::<CHECKS, FAULT>(&steps, &frees).map_err(TestCaseError::fail)
-        })
-        .map_err(|error| error.to_string())
+    try_cases(FAULT, cases, 50, &(steps(), frees), |(steps, frees)| {
+        bad_frees::<CHECKS, FAULT>(&steps, &frees)
+    })
 }
 
 #[test]
@@ -174,19 +165,10 @@ fn use_after_free<const FAULT: u8>(order: u8, of_block: Index, at: usize, xor: u
 }
 
 fn run_use_after_free<const FAULT: u8>(cases: u32) -> Result<(), String> {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        rng_seed: super::seed(FAULT),
-        max_shrink_iters: 0,
-        ..Config::default()
-    };
     let input = (0..=9u8, any::<Index>(), 0..4096usize, 1..=255u8);
-    TestRunner::new(config)
-        .run(&input, |(order, of_block, at, xor)| {
-            use_after_free::<FAULT>(order, of_block, at, xor).map_err(TestCaseError::fail)
-        })
-        .map_err(|error| error.to_string())
+    try_cases(FAULT, cases, 0, &input, |(order, of_block, at, xor)| {
+        use_after_free::<FAULT>(order, of_block, at, xor)
+    })
 }
 
 #[test]

@@ -10,13 +10,34 @@ mod sizes;
 mod threads;
 mod views;
 
-use proptest::test_runner::RngSeed;
+use std::string::{String, ToString};
 
-/// Where the random inputs come from: elsewhere each time to try what is right, and always from the same seed to
-/// show that a planted fault is found, so that it is not a matter of luck.
-fn seed(fault: u8) -> RngSeed {
-    match fault {
-        0 => RngSeed::Random,
-        fault => RngSeed::Fixed(fault.into()),
-    }
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
+
+use invariants::Check;
+
+/// Tries `test` on so many `cases` of `inputs`; says what was wrong with the first that fails, made smaller in as
+/// many steps as `shrink` allows. The cases are others each time to try what is right, and always the same to show
+/// that a planted fault is found, so that it is not a matter of luck.
+fn try_cases<S: Strategy>(
+    fault: u8,
+    cases: u32,
+    shrink: u32,
+    inputs: &S,
+    test: impl Fn(S::Value) -> Check,
+) -> Result<(), String> {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        rng_seed: match fault {
+            0 => RngSeed::Random,
+            fault => RngSeed::Fixed(fault.into()),
+        },
+        max_shrink_iters: shrink,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(inputs, |input| test(input).map_err(TestCaseError::fail))
+        .map_err(|error| error.to_string())
 }

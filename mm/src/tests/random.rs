@@ -1,12 +1,10 @@
 //! Random operations, and that each planted fault is found by them.
 
 use std::string::ToString;
-use std::vec::Vec;
-
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::invariants::{Check, check};
 use super::machine::{Machine, Step, steps};
+use super::try_cases;
 use crate::fault::Fault;
 
 /// All invariants hold after random operations, and after all CPUs have drained; when everything is free the
@@ -32,17 +30,9 @@ fn property<const CHECKS: bool, const FAULT: u8>(steps: &[Step]) -> Check {
 }
 
 fn run<const CHECKS: bool, const FAULT: u8>(cases: u32) -> Result<(), std::string::String> {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        rng_seed: super::seed(FAULT),
-        max_shrink_iters: 200,
-        ..Config::default()
-    };
-    let test = |steps: Vec<Step>| property::<CHECKS, FAULT>(&steps).map_err(TestCaseError::fail);
-    TestRunner::new(config)
-        .run(&steps(), test)
-        .map_err(|error| error.to_string())
+    try_cases(FAULT, cases, 200, &steps(), |steps| {
+        property::<CHECKS, FAULT>(&steps)
+    })
 }
 
 #[test]

@@ -169,7 +169,7 @@ const CONTROL: &[Call] = &[
 ];
 
 /// Flags that put what is cloned into a namespace of its own.
-pub(super) const NAMESPACES: u32 = (libc::CLONE_NEWCGROUP
+const NAMESPACES: u32 = (libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWNS
