@@ -4,17 +4,19 @@ use core::sync::atomic::{AtomicU32 as LocalU32, AtomicU64 as LocalU64};
 
 use crate::fault::{Fault, planted};
 use crate::index::FrameIndex;
+use crate::movable::User;
 use crate::platform::Platform;
 use crate::state::{Kind, SHARED, State};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Metadata of a frame. There is one for every frame of a zone, 1/128 of the memory.
 ///
 /// ```text
 ///    0        8      12      16        24     28   32
 ///   +--------+------+-------+---------+------+----+
-///   | state  | next | prev  | private | maps | –  |     two to a cache line
+///   | state  | next | prev  | private | maps | mv |     two to a cache line
 ///   +--------+------+-------+---------+------+----+
+///              │                            └── movable: whose it is, and whether it is isolated
 ///              └── of whoever has the block on a list: the buddy under its lock, or the holder
 /// ```
 #[derive(Debug)]
@@ -25,7 +27,11 @@ pub struct Frame {
     prev: LocalU32,
     private: LocalU64,
     maps: LocalU32,
+    movable: AtomicU32,
 }
+
+/// Bit of `movable`: somebody has isolated the page, to move it.
+const ISOLATED: u32 = 1 << 31;
 
 #[cfg(not(loom))]
 const _: () = {
@@ -42,6 +48,7 @@ impl Frame {
             prev: LocalU32::new(0),
             private: LocalU64::new(0),
             maps: LocalU32::new(0),
+            movable: AtomicU32::new(0),
         }
     }
 
@@ -150,6 +157,39 @@ impl Frame {
     /// Sets the holder's word.
     pub fn set_private(&self, value: u64) {
         self.private.store(value, Ordering::Relaxed);
+    }
+
+    /// Who can move the page, if anybody.
+    pub fn movable(&self) -> Option<User> {
+        // Acquire: pairs with the Release in `set_movable`. Still a hint for all but the holder: who has taken
+        // a reference asks the user whether the page is its.
+        User::from_bits(self.movable.load(Ordering::Acquire) & !ISOLATED)
+    }
+
+    /// Says who can move the page. The holder calls it: with somebody once the page is that user's and others
+    /// may take references, with `None` before it gives the page up.
+    pub fn set_movable(&self, user: Option<User>) {
+        // Release: pairs with the Acquire in `movable`.
+        self.movable
+            .store(user.map_or(0, |user| user as u32), Ordering::Release);
+    }
+
+    /// Isolates the page, and says whether that was done: not if somebody else has. The caller has a
+    /// reference. Linux's `PG_isolated`, and its page lock for as long as it migrates.
+    pub fn isolate(&self) -> bool {
+        // Acquire: pairs with the Release in `end_isolation`, so that one mover's work comes before the next's.
+        self.movable.fetch_or(ISOLATED, Ordering::Acquire) & ISOLATED == 0
+    }
+
+    /// Ends the isolation. The caller began it.
+    pub fn end_isolation(&self) {
+        // Release: pairs with the Acquire in `isolate`.
+        self.movable.fetch_and(!ISOLATED, Ordering::Release);
+    }
+
+    /// Whether the page is isolated. A hint, but for who began it.
+    pub fn isolated(&self) -> bool {
+        self.movable.load(Ordering::Relaxed) & ISOLATED != 0
     }
 
     /// The neighbours on a list.

@@ -67,6 +67,7 @@
 //! - `state`, `frame`, `pageblock`: metadata. `carve`: where it lives. `zone`, `zone_kind`: what has it. `init`: how it is made.
 //! - `buddy`, `fallback`: free lists and what is taken when a type has run out. `watermark`: how much stays free.
 //! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
+//! - `movable`: pages that can be moved, and by whom.
 //! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.
 //! - `stat`, `view`: what is counted, and `/proc` as text.
 //! - `platform`: the machine. `sync`: core's atomics or loom's. `fault`: what tests do wrong on purpose.
@@ -88,6 +89,7 @@ mod index;
 mod init;
 mod lists;
 mod migrate_type;
+mod movable;
 mod order;
 mod owner;
 mod pageblock;
@@ -115,6 +117,7 @@ pub use fault::Fault;
 pub use frame::Frame;
 pub use index::{BlockIndex, FrameIndex};
 pub use migrate_type::MigrateType;
+pub use movable::{MigrateError, Movable, Move, User};
 pub use order::Order;
 pub use owner::POISON;
 pub use pageblock::Pageblock;

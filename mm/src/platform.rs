@@ -3,6 +3,7 @@
 use lock_api::RawMutex;
 
 use crate::address::FrameNumber;
+use crate::movable::{Movable, User};
 use crate::report::BadPage;
 
 /// The index of a CPU, below the number of CPUs the allocator was made for.
@@ -42,6 +43,12 @@ pub unsafe trait Platform {
     ///
     /// It may be called inside of [`on_this_cpu`](Platform::on_this_cpu), with no lock held.
     fn bad_page(&self, report: BadPage);
+
+    /// Who moves the pages of `user`, once it can.
+    fn movable(&self, user: User) -> Option<&dyn Movable> {
+        let _ = user;
+        None
+    }
 
     /// Tests only: a fault to plant, to show that a property finds it.
     #[cfg(any(test, loom))]
