@@ -5,7 +5,6 @@
 //! threads that run guests, to open anything. Calls that every kernel answers without asking (`gettid`) are
 //! allowed where libraries make them.
 
-use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use kvm_bindings::{
@@ -189,15 +188,14 @@ fn groups(class: Class) -> &'static [&'static [Call]] {
 
 /// The filter of a class.
 pub(super) fn program(class: Class) -> BpfProgram {
-    let mut calls: BTreeMap<u32, Vec<Check>> = BTreeMap::new();
-    for Call(number, check) in groups(class).iter().copied().flatten() {
-        calls.entry(*number as u32).or_default().push(*check);
-    }
-    program::assemble(calls)
+    program::assemble(
+        rows(class)
+            .map(|(number, check)| (number as u32, check))
+            .collect(),
+    )
 }
 
 /// The rows of the table for a class: a system call, and what is checked of it.
-#[cfg(test)]
 pub(super) fn rows(class: Class) -> impl Iterator<Item = (c_long, Check)> {
     groups(class)
         .iter()

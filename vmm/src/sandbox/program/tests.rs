@@ -20,7 +20,6 @@ fn decide(program: &[sock_filter], arch: u32, number: u32, arguments: [u64; 6]) 
         let either = |condition| usize::from(if condition { it.jt } else { it.jf });
         match u32::from(it.code) {
             code if code == BPF_LD | BPF_W | BPF_ABS => accumulator = word(k as usize),
-            code if code == BPF_JMP | BPF_JA => at += k as usize,
             code if code == BPF_JMP | BPF_JEQ => at += either(accumulator == k),
             code if code == BPF_JMP | BPF_JGE => at += either(accumulator >= k),
             code if code == BPF_JMP | BPF_JSET => at += either(accumulator & k != 0),
