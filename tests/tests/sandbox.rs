@@ -216,27 +216,28 @@ fn files_nobody_asked_for_are_out_of_reach() {
     assert!(said.contains("SURVIVED"), "{said}");
 }
 
-/// Starts a run that lasts until it is killed, and waits until its vCPUs run.
-fn start_hanging(arguments: &[&str]) -> Child {
+/// Starts a run that prints until it is killed, and waits until all of its threads are at work.
+fn start_babbling(arguments: &[&str]) -> Child {
     let child = command(PROGRAM)
-        .args(["run", "--vcpus", "2", "--workload", "hang", "--timeout", "24h"])
+        .args(["run", "--vcpus", "2", "--workload", "babble", "--timeout", "24h"])
         .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("the program can be run");
+    // Threads are confined before they enter the guest, or write: who has given its CPU up so often does that.
+    let switches = |status: &String| {
+        let count = |name| field(status, name).parse::<u64>().unwrap_or_default();
+        count("voluntary_ctxt_switches") + count("nonvoluntary_ctxt_switches")
+    };
     for _ in 0..6000 {
-        // A vCPU's thread is confined before it enters the guest, and a guest that hangs uses its CPU.
-        let busy = threads(&child).iter().any(|status| {
-            field(status, "Name") == "vcpu-0" && field(status, "nonvoluntary_ctxt_switches") != "0"
-        });
-        if busy
-            && threads(&child)
+        let threads = threads(&child);
+        let at_work = |name: &str, least: u64| {
+            threads
                 .iter()
-                .filter(|it| field(it, "Name").starts_with("vcpu-"))
-                .count()
-                == 2
-        {
+                .any(|status| field(status, "Name") == name && switches(status) >= least)
+        };
+        if at_work("vcpu-0", 20) && at_work("console", 20) && at_work("vcpu-1", 1) {
             break;
         }
         thread::sleep(Duration::from_millis(10));
@@ -266,7 +267,7 @@ fn every_thread_of_a_run_is_confined_unless_the_user_says_otherwise() {
     }
     let _alone = alone();
     for (arguments, mode, privileges) in [(&[][..], "2", "1"), (&["--no-sandbox"][..], "0", "0")] {
-        let mut child = start_hanging(arguments);
+        let mut child = start_babbling(arguments);
         let threads = threads(&child);
         child.kill().expect("a child can be killed");
         child.wait().expect("a child can be waited for");

@@ -17,8 +17,9 @@ const LAST_WORD: &str = "guest vCPU ";
 pub(crate) struct Console {
     serial: Mutex<Device>,
     pub(crate) output: Arc<Output>,
-    /// Readable when the guest has read all input there was: there is room for more.
-    pub(crate) room: EventFd,
+    /// Readable when the control side has something to do: the guest has read all input there was, so that
+    /// there is room for more; or its output needs a thread to write it.
+    pub(crate) attention: Arc<EventFd>,
 }
 
 type Device = Serial<NoInterrupt, InputRead, Queued>;
@@ -34,7 +35,7 @@ impl Trigger for NoInterrupt {
 }
 
 /// Tells when the guest has read all input; the rest of what a 16550 can tell interests nobody.
-struct InputRead(EventFd);
+struct InputRead(Arc<EventFd>);
 
 impl SerialEvents for InputRead {
     fn buffer_read(&self) {}
@@ -61,15 +62,15 @@ impl Write for Queued {
 }
 
 impl Console {
-    /// A console whose output waits until somebody [starts](Output::start) to write it.
+    /// A console whose output waits until something is [attached](Output::attach) to write it to.
     pub(crate) fn new() -> io::Result<Self> {
-        let room = EventFd::new(EFD_NONBLOCK)?;
-        let events = InputRead(room.try_clone()?);
-        let output = Arc::new(Output::default());
+        let attention = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let events = InputRead(attention.clone());
+        let output = Arc::new(Output::new(attention.clone()));
         Ok(Self {
             serial: Mutex::new(Serial::with_events(NoInterrupt, events, Queued(output.clone()))),
             output,
-            room,
+            attention,
         })
     }
 

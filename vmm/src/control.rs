@@ -1,5 +1,5 @@
 //! The control side of a run: one event loop that waits for the guest's end, the time-out, the user, the
-//! vCPUs' timers, and console input.
+//! vCPUs' timers, and the console.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -41,13 +41,18 @@ pub(crate) fn wait(
         input: input.map(|fd| fd.as_raw_fd()),
         pending: Vec::new(),
         happened: None,
+        failed: None,
     };
     let mut manager = EventManager::<Control>::new().map_err(other)?;
     let id = manager.add_subscriber(control);
     loop {
         // First: something may have happened while the subscriber was added.
-        if let Some(event) = manager.subscriber_mut(id).map_err(other)?.happened {
+        let control = manager.subscriber_mut(id).map_err(other)?;
+        if let Some(event) = control.happened {
             return Ok(event);
+        }
+        if let Some(error) = control.failed.take() {
+            return Err(error);
         }
         manager.run().map_err(other)?;
     }
@@ -66,6 +71,8 @@ struct Control {
     /// Input that the console has had no room for yet.
     pending: Vec<u8>,
     happened: Option<Event>,
+    /// Why waiting makes no sense any more.
+    failed: Option<io::Error>,
 }
 
 /// Which descriptor an event is of.
@@ -74,7 +81,7 @@ mod source {
     pub(super) const TIMER: u32 = 1;
     pub(super) const STOP: u32 = 2;
     pub(super) const INPUT: u32 = 3;
-    pub(super) const ROOM: u32 = 4;
+    pub(super) const CONSOLE: u32 = 4;
     pub(super) const VCPU_TIMERS: u32 = 5;
 }
 
@@ -83,7 +90,7 @@ impl MutEventSubscriber for Control {
         let mut add = |fd, data| ops.add(Events::with_data_raw(fd, data, EventSet::IN));
         let added = add(self.machine.ended.as_raw_fd(), source::ENDED)
             .and_then(|()| add(self.timer.as_raw_fd(), source::TIMER))
-            .and_then(|()| add(self.machine.console.room.as_raw_fd(), source::ROOM))
+            .and_then(|()| add(self.machine.console.attention.as_raw_fd(), source::CONSOLE))
             .and_then(|()| add(self.machine.timers.as_raw_fd(), source::VCPU_TIMERS))
             .and_then(|()| self.stop.map_or(Ok(()), |fd| add(fd, source::STOP)));
         if added.is_err() {
@@ -101,7 +108,7 @@ impl MutEventSubscriber for Control {
             source::STOP => Event::Interrupted,
             source::INPUT => return self.read_input(ops),
             source::VCPU_TIMERS => return self.machine.expire_timers(),
-            _ => return self.feed(ops),
+            _ => return self.attend(ops),
         };
         // The guest's own end, which may come with another event, tells the most.
         if self.happened != Some(Event::Ended) {
@@ -131,10 +138,16 @@ impl Control {
         }
     }
 
+    /// Does what the console wants.
+    fn attend(&mut self, ops: &mut EventOps<'_>) {
+        // Only makes it unreadable; whatever it counted, the console is asked.
+        let _ = self.machine.console.attention.read();
+        self.failed = self.machine.console.output.answer().err();
+        self.feed(ops);
+    }
+
     /// Passes to the console what it has room for; once all is passed on, more may be read.
     fn feed(&mut self, ops: &mut EventOps<'_>) {
-        // Only makes it unreadable; whatever it counted, the console is asked.
-        let _ = self.machine.console.room.read();
         let taken = self.machine.console.input(&self.pending);
         self.pending.drain(..taken);
         if let (true, Some(fd)) = (self.pending.is_empty(), self.input) {

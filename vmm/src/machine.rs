@@ -137,9 +137,8 @@ impl Machine {
         let machine = Self::new(memory, layout, config, tsc, None, Sandbox::default())
             .expect("the host has enough descriptors");
         let output = &machine.console.output;
-        output
-            .start(Box::new(io::sink()), &machine.sandbox)
-            .expect("a thread can be started");
+        output.attach(Box::new(io::sink()), &machine.sandbox);
+        output.start().expect("a thread can be started");
         machine
     }
 

@@ -1,13 +1,19 @@
 //! Console output on its way to the user: a bounded queue, and a thread that empties it.
 //!
+//! The thread starts once there is something to write: most guests say nothing. vCPUs may not start threads
+//! ([`sandbox`](crate::sandbox)), so they call for the control side.
+//!
 //! The user may read slowly, or never. Then the vCPUs that print wait, and nothing else does: not the console
 //! device, not the control side, and not a vCPU that is to stop.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::sandbox::{Class, Sandbox};
 
@@ -20,11 +26,21 @@ const REMEMBERED: usize = 4096;
 /// How long the end of a run waits for the user to take what is queued.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The queue, and the thread that empties it, once it is started.
-#[derive(Default)]
+/// The queue, and who empties it.
 pub(crate) struct Output {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Writer>,
+    /// Written to when the thread is called for: somebody is to [answer](Self::answer).
+    call: Arc<EventFd>,
+}
+
+/// The thread that writes.
+enum Writer {
+    /// There is none, and will be none.
+    Nobody,
+    /// What it will write to, and what it may do.
+    Attached(Box<dyn Write + Send>, Sandbox),
+    Running(JoinHandle<()>),
 }
 
 #[derive(Default)]
@@ -37,6 +53,8 @@ struct Shared {
 struct Queue {
     waiting: Vec<u8>,
     recent: VecDeque<u8>,
+    /// The thread was called for.
+    called: bool,
     /// Nobody waits for room any more.
     closing: bool,
     /// All that was queued before the closing has been written.
@@ -54,7 +72,7 @@ impl Shared {
         loop {
             let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.closing;
             let queue = self.changed.wait_while(self.queue(), idle);
-            let bytes = std::mem::take(&mut queue.unwrap_or_else(PoisonError::into_inner).waiting);
+            let bytes = mem::take(&mut queue.unwrap_or_else(PoisonError::into_inner).waiting);
             if bytes.is_empty() {
                 break;
             }
@@ -68,19 +86,44 @@ impl Shared {
 }
 
 impl Output {
-    /// Starts the thread, which writes to `out`. What came before waits in the queue.
-    pub(crate) fn start(&self, out: Box<dyn Write + Send>, sandbox: &Sandbox) -> io::Result<()> {
-        let (shared, sandbox) = (self.shared.clone(), sandbox.clone());
-        let body = move || {
-            sandbox.enter(Class::Console);
-            shared.write_to(out);
+    /// A queue that nobody empties yet. `call` is written to when somebody is to.
+    pub(crate) fn new(call: Arc<EventFd>) -> Self {
+        Self {
+            shared: Arc::default(),
+            writer: Mutex::new(Writer::Nobody),
+            call,
+        }
+    }
+
+    /// From now on, what is queued, or was before, is to be written to `out`.
+    pub(crate) fn attach(&self, out: Box<dyn Write + Send>, sandbox: &Sandbox) {
+        *self.writer() = Writer::Attached(out, sandbox.clone());
+    }
+
+    /// Starts the thread, if it was called for.
+    pub(crate) fn answer(&self) -> io::Result<()> {
+        let called = self.shared.queue().called;
+        if called { self.start() } else { Ok(()) }
+    }
+
+    /// Starts the thread, unless it runs, or has nothing to write to.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        let mut writer = self.writer();
+        *writer = match mem::replace(&mut *writer, Writer::Nobody) {
+            Writer::Attached(out, sandbox) => {
+                let shared = self.shared.clone();
+                let body = move || {
+                    sandbox.enter(Class::Console);
+                    shared.write_to(out);
+                };
+                Writer::Running(thread::Builder::new().name("console".into()).spawn(body)?)
+            }
+            other => other,
         };
-        let writer = thread::Builder::new().name("console".into()).spawn(body)?;
-        *self.writer() = Some(writer);
         Ok(())
     }
 
-    fn writer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+    fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,6 +141,10 @@ impl Output {
         queue.recent.extend(bytes);
         let surplus = queue.recent.len().saturating_sub(REMEMBERED);
         queue.recent.drain(..surplus);
+        if !mem::replace(&mut queue.called, true) {
+            // Fails only if the counter is full, and then it is readable as well.
+            let _ = self.call.write(1);
+        }
         self.shared.changed.notify_all();
     }
 
@@ -111,7 +158,9 @@ impl Output {
     /// behind, until that user closes the other end.
     pub(crate) fn finish(&self) {
         self.close();
-        let Some(writer) = self.writer().take() else {
+        // The call may not have been heard yet. Without a thread to spare, there is nothing left to write with.
+        let _ = self.answer();
+        let Writer::Running(writer) = mem::replace(&mut *self.writer(), Writer::Nobody) else {
             return;
         };
         let pending = |queue: &mut Queue| !queue.written;
@@ -145,13 +194,27 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
     use super::*;
+
+    impl Output {
+        fn for_tests() -> Self {
+            Self::new(Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()))
+        }
+
+        /// Whether the thread was called for since the last time.
+        fn calls(&self) -> bool {
+            self.call.read().is_ok()
+        }
+    }
 
     #[test]
     fn all_output_arrives_in_order() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let output = Output::default();
-        output.start(Box::new(theirs), &Sandbox::default()).unwrap();
+        let output = Output::for_tests();
+        output.attach(Box::new(theirs), &Sandbox::default());
+        output.start().unwrap();
         let reader = thread::spawn(move || {
             let mut text = String::new();
             ours.read_to_string(&mut text).unwrap();
@@ -170,28 +233,53 @@ mod tests {
     #[test]
     fn what_was_printed_before_the_thread_started_waits_for_it() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let output = Output::default();
+        let output = Output::for_tests();
+        assert!(!output.calls());
         output.push(b"early, ");
-        output.start(Box::new(theirs), &Sandbox::default()).unwrap();
+        assert!(output.calls());
+        output.attach(Box::new(theirs), &Sandbox::default());
+        output.answer().unwrap();
         output.push(b"late");
+        assert!(!output.calls(), "one thread is enough");
         output.finish();
         drop(output);
         let mut text = String::new();
         ours.read_to_string(&mut text).unwrap();
         assert_eq!(text, "early, late");
         // Without a thread there is nothing to wait for.
-        let unheard = Output::default();
+        let unheard = Output::for_tests();
         unheard.push(b"lost");
         unheard.finish();
         assert_eq!(unheard.recent(), "lost");
+    }
+
+    #[test]
+    fn the_thread_starts_once_it_is_called_for_and_at_the_end_at_the_latest() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let output = Output::for_tests();
+        output.attach(Box::new(theirs), &Sandbox::default());
+        output.answer().unwrap();
+        assert!(matches!(*output.writer(), Writer::Attached(..)));
+        output.push(b"unanswered");
+        output.finish();
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "unanswered");
+        // Who is silent to the end needs no thread.
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let silent = Output::for_tests();
+        silent.attach(Box::new(theirs), &Sandbox::default());
+        silent.finish();
+        assert_eq!(ours.read_to_string(&mut text).unwrap(), 0);
     }
 
     /// The reader's end stays open, and nobody reads: who prints waits, and is let go.
     #[test]
     fn a_user_who_does_not_read_holds_up_only_who_prints() {
         let (_ours, theirs) = UnixStream::pair().unwrap();
-        let output = Arc::new(Output::default());
-        output.start(Box::new(theirs), &Sandbox::default()).unwrap();
+        let output = Arc::new(Output::for_tests());
+        output.attach(Box::new(theirs), &Sandbox::default());
+        output.start().unwrap();
         let printer = {
             let output = output.clone();
             thread::spawn(move || {

@@ -95,9 +95,8 @@ impl<'a> Vm<'a> {
         let neighbours = Neighbours::start(config, &machine.sandbox).map_err(system)?;
         let injector = Injector::start(&machine, config.seed).map_err(system)?;
         let threads = Threads::start(vcpus, &Arc::new(start), &machine, config).map_err(system)?;
-        // After the vCPUs, whose guest need not wait for it.
-        let output = machine.console.output.start(io.console, &machine.sandbox);
-        let event = output.and_then(|()| control::wait(machine.clone(), config.timeout, io.stop, io.input));
+        machine.console.output.attach(io.console, &machine.sandbox);
+        let event = control::wait(machine.clone(), config.timeout, io.stop, io.input);
         let places = threads.stop(&machine);
         drop(injector);
         drop(neighbours);
