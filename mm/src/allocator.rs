@@ -4,6 +4,7 @@ use core::fmt;
 use core::panic::Location;
 
 use crate::address::{FrameNumber, FrameRange};
+use crate::compaction::Kcompactd;
 use crate::fault::{Fault, planted};
 use crate::frame::Frame;
 use crate::index::FrameIndex;
@@ -23,6 +24,7 @@ pub struct PageAllocator<P: Platform> {
     /// The one to be used first in front: Linux's zonelist. That one is empty only if the other is, too.
     zones: [Zone<P>; ZoneKind::COUNT],
     cpus: u32,
+    pub(crate) kcompactd: Kcompactd,
 }
 
 impl<P: Platform> PageAllocator<P> {
@@ -64,6 +66,7 @@ impl<P: Platform> PageAllocator<P> {
             platform,
             zones,
             cpus,
+            kcompactd: Kcompactd::new(),
         })
     }
 
@@ -99,6 +102,11 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
+    /// The machine.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
     /// Metadata of `frame`, if there is any.
     pub fn frame(&self, frame: FrameNumber) -> Option<&Frame> {
         self.find(frame).map(|(_, _, metadata)| metadata)
@@ -116,6 +124,15 @@ impl<P: Platform> PageAllocator<P> {
             .iter()
             .map(|cpu| cpu.events().get(event))
             .sum()
+    }
+
+    /// Counts what is of no zone, on this CPU, for the first zone.
+    pub(crate) fn count_here(&self, event: Event, amount: u32) {
+        self.platform.on_this_cpu(|cpu| {
+            for zone in self.populated().take(1) {
+                zone.cpus[cpu.0 as usize].events().add(event, amount);
+            }
+        });
     }
 
     /// Whether a zone has more free frames than a watermark says.

@@ -63,6 +63,12 @@ impl<'z, P: Platform> Buddy<'z, P> {
         self.lists.counts
     }
 
+    /// Whether there is a block of `order` or larger, of any type.
+    pub(crate) fn has(&self, order: Order) -> bool {
+        let lists = &self.lists.counts[order.index()..];
+        lists.as_flattened().iter().any(|count| *count > 0)
+    }
+
     /// First block of a list.
     pub(crate) fn first(&self, order: Order, migrate_type: MigrateType) -> Option<FrameIndex> {
         self.lists.heads[order.index()][migrate_type.index()]

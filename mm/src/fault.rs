@@ -42,6 +42,36 @@ pub enum Fault {
     GetsTheDead,
     /// A reference is given back by a load and a store.
     PutsUnatomically,
+    /// A frame that a page was to be moved to, and was not, is forgotten.
+    LosesTargets,
+    /// Of a free block that is isolated, only the first frame is.
+    IsolatesFirstOnly,
+    /// Free frames are isolated whatever the watermark says.
+    IsolatesBelowWatermark,
+    /// Pages are put back though they have moved.
+    PutsBackTheMoved,
+    /// Pages that did not move are not put back.
+    ForgetsToPutBack,
+    /// Pages are tried again though they have moved.
+    MovesTwice,
+    /// A frame that a page has moved to is given back as well.
+    FreesTargets,
+    /// The free scanner goes on where the migrate scanner has been.
+    ScannersPass,
+    /// The migrate scanner goes back.
+    ScansAgain,
+    /// Skip hints are not reset.
+    KeepsSkipHints,
+    /// Compaction is tried however little is free.
+    CompactsTheFull,
+    /// The daemon's failures defer nothing.
+    NeverDefers,
+    #[cfg(any(test, loom))]
+    /// The user of movable pages does not look at their references. Done by tests' own.
+    UserMovesPinned,
+    #[cfg(any(test, loom))]
+    /// The user of movable pages has changed something when it says that a page did not move. Done by tests' own.
+    UserFailsLate,
 }
 
 #[cfg(any(test, loom))]
@@ -65,6 +95,20 @@ impl Fault {
             SaysDrainedEarly,
             GetsTheDead,
             PutsUnatomically,
+            LosesTargets,
+            IsolatesFirstOnly,
+            IsolatesBelowWatermark,
+            PutsBackTheMoved,
+            ForgetsToPutBack,
+            MovesTwice,
+            FreesTargets,
+            ScannersPass,
+            ScansAgain,
+            KeepsSkipHints,
+            CompactsTheFull,
+            NeverDefers,
+            UserMovesPinned,
+            UserFailsLate,
         ];
         let fault = all[number as usize];
         assert!(fault as u8 == number);

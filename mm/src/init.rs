@@ -5,6 +5,7 @@ use lock_api::Mutex;
 use crate::address::{FrameNumber, FrameRange};
 use crate::buddy::FreeLists;
 use crate::carve::{Carved, frames_for};
+use crate::compaction::Progress;
 use crate::frame::Frame;
 use crate::lists::Tuning;
 use crate::migrate_type::MigrateType;
@@ -101,6 +102,7 @@ impl<P: Platform> Zone<P> {
             managed,
             free: AtomicU64::new(0),
             lists: Mutex::new(FreeLists::new()),
+            progress: Progress::new(blocks as u32),
         };
         debug_assert!(room.is_empty());
         platform.on_this_cpu(|_| parts().for_each(|part| zone.lock().give_range(part)));
@@ -120,6 +122,7 @@ impl<P: Platform> Zone<P> {
             managed: 0,
             free: AtomicU64::new(0),
             lists: Mutex::new(FreeLists::new()),
+            progress: Progress::new(0),
         }
     }
 }

@@ -43,15 +43,29 @@
 //!     │   └──── this CPU's list of the order (0..=3) and type ◄─────────────┤ no lock, no locked instruction
 //!     │ empty             ▲                      │ full, or asked to drain  │
 //!     ▼                   │ refill: a batch      ▼ a batch                  ▼ order above 3
-//!   watermark ──────► buddy of the zone, under its lock: split, merge ◄─────┘
-//!     │                   │ nothing of the type
-//!     │                   ▼
-//!     │               fallback: claim a pageblock, or steal the smallest block
-//!     ▼ below, in all zones: drain this CPU, try again; ask other CPUs to drain
-//!   AllocError
+//!   watermark ──────► buddy of the zone, under its lock: split, merge ◄─────┤
+//!     │                   │ nothing of the type                             │
+//!     │                   ▼                                                 │ pages that moved away
+//!     │               fallback: claim a pageblock, or steal the smallest    │
+//!     │                   │ nothing large enough                            │
+//!     ▼                   ▼                                                 │
+//!   drain this CPU, try again; ask other CPUs to drain                      │
+//!     │ no memory         │ fragmented ─── a note ──► kcompactd ──► compaction: a pass of two scanners
+//!     ▼                   ▼                                                 ▲
+//!   AllocError ◄──── may the caller wait? ── yes ───────────────────────────┘
 //! ```
 //!
 //! Frames on CPUs' lists have left the free ones, so watermarks are looked at when lists are refilled.
+//!
+//! # Compaction
+//!
+//! ```text
+//!   | m  m | FREE | m U  |mm m  |mmmmmm|      m  page that can be moved      U  frame that cannot
+//!     ──► pages               frames ◄──      two scanners, until they meet
+//!      └──────── migrate ────────┘
+//! ```
+//!
+//! Who uses a page that can be moved is a [`Movable`]; `compaction`'s own documentation has the rest.
 //!
 //! # Checks
 //!
@@ -67,7 +81,7 @@
 //! - `state`, `frame`, `pageblock`: metadata. `carve`: where it lives. `zone`, `zone_kind`: what has it. `init`: how it is made.
 //! - `buddy`, `fallback`: free lists and what is taken when a type has run out. `watermark`: how much stays free.
 //! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
-//! - `movable`: pages that can be moved, and by whom.
+//! - `movable`: pages that can be moved, and by whom. `compaction`: why, when and where to.
 //! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.
 //! - `stat`, `view`: what is counted, and `/proc` as text.
 //! - `platform`: the machine. `sync`: core's atomics or loom's. `fault`: what tests do wrong on purpose.
@@ -81,6 +95,7 @@ mod allocator;
 mod bad;
 mod buddy;
 mod carve;
+mod compaction;
 mod drain;
 mod fallback;
 mod fault;
@@ -111,6 +126,7 @@ mod zone_kind;
 
 pub use address::{FRAME_SHIFT, FRAME_SIZE, FrameNumber, FrameRange, PhysAddr};
 pub use allocator::PageAllocator;
+pub use compaction::CompactResult;
 #[cfg(any(test, loom))]
 #[doc(hidden)]
 pub use fault::Fault;

@@ -14,6 +14,9 @@ pub enum User {
 }
 
 impl User {
+    /// Every user.
+    pub const ALL: [User; 2] = [User::Window, User::Balloon];
+
     pub(crate) const fn from_bits(bits: u32) -> Option<User> {
         match bits {
             1 => Some(User::Window),

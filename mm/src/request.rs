@@ -13,8 +13,8 @@ pub enum Effort {
     /// The caller could wait, but rather fails than waits for compaction (`GFP_NOWAIT` with the usual
     /// watermark).
     Ordinary,
-    /// The caller may wait while memory is compacted (`__GFP_DIRECT_RECLAIM`). Nothing compacts yet, so this is
-    /// as [`Ordinary`](Effort::Ordinary).
+    /// The caller may wait while memory is compacted (`__GFP_DIRECT_RECLAIM`): it is in task context, holds no
+    /// lock, and is not moving pages itself.
     MayCompact,
 }
 
@@ -65,7 +65,8 @@ impl Request {
 pub enum AllocError {
     /// Every zone would fall below the watermark of the request.
     NoMemory,
-    /// A zone has enough free frames, but no block of the order: compaction may help.
+    /// A zone has enough free frames, but no block of the order. Compaction may help; to a request that
+    /// [may wait](Effort::MayCompact) it did not, or it has failed so lately that it was not tried.
     Fragmented,
 }
 

@@ -7,7 +7,10 @@
 //!                                  drain this CPU's lists, and try all zones again
 //!                                     │ still none
 //!                                     ▼
-//!                                  ask all other CPUs to drain, and fail
+//!                                  ask all other CPUs to drain
+//!                                     │ fragmented: leave the daemon a note, and if the caller may wait
+//!                                     ▼
+//!                                  compact, and try again; or fail
 //! ```
 //!
 //! Watermarks are looked at here: frames on a CPU's list have left the free ones already.
@@ -35,6 +38,25 @@ impl<P: Platform> PageAllocator<P> {
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_slow(
+        &self,
+        request: Request,
+        by: &'static Location<'static>,
+    ) -> Result<FrameNumber, AllocError> {
+        let mut got = self.alloc_checked(request, by);
+        if got == Err(AllocError::Fragmented) {
+            self.kcompactd.wake(request.order);
+            if request.effort == Effort::MayCompact {
+                got = self.alloc_compacting(request, by);
+            }
+        }
+        if got.is_err() {
+            self.count_here(Event::Failed, 1);
+        }
+        got
+    }
+
+    /// Allocates what there is, with checks.
+    pub(crate) fn alloc_checked(
         &self,
         request: Request,
         by: &'static Location<'static>,
@@ -84,9 +106,6 @@ impl<P: Platform> PageAllocator<P> {
             self.request_drain();
             // We drained a moment ago; a request to ourselves would only cost the next allocation time.
             self.answer_drain(cpu);
-            for zone in self.populated().take(1) {
-                zone.cpus[cpu.0 as usize].events().add(Event::Failed, 1);
-            }
         }
         got
     }
@@ -178,7 +197,11 @@ impl<P: Platform> PageAllocator<P> {
                 });
             }
         }
+        let last = order > Order::COSTLY && !buddy.has(order);
         drop(buddy);
+        if last {
+            self.kcompactd.wake(order);
+        }
         pcp.events().add(Event::ZoneLocked, 1 + stored);
         zone.hand_out(pcp, index, request);
         Ok(index)

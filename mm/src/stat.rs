@@ -21,17 +21,50 @@ pub enum Event {
     Extfrag,
     /// Allocations that failed.
     Failed,
+    /// Pages that were moved.
+    PgmigrateSuccess,
+    /// Pages that were to be moved, and were not.
+    PgmigrateFail,
+    /// Frames that compaction looked at for pages to move.
+    CompactMigrateScanned,
+    /// Frames that it looked at for some to move pages to.
+    CompactFreeScanned,
+    /// Pages and frames that it took to that end.
+    CompactIsolated,
+    /// Compactions by an allocation, which waited for it.
+    CompactStall,
+    /// Those after which the allocation failed.
+    CompactFail,
+    /// Those after which it did not.
+    CompactSuccess,
+    /// Compactions by the daemon.
+    CompactDaemonWake,
+    /// [`CompactMigrateScanned`](Event::CompactMigrateScanned), by the daemon.
+    CompactDaemonMigrateScanned,
+    /// [`CompactFreeScanned`](Event::CompactFreeScanned), by the daemon.
+    CompactDaemonFreeScanned,
 }
 
 impl Event {
     /// Every event, in the order of their discriminants.
-    pub const ALL: [Event; 6] = [
+    pub const ALL: [Event; 17] = [
         Event::Pgalloc,
         Event::Pgfree,
         Event::ZoneLocked,
         Event::PcpuDrain,
         Event::Extfrag,
         Event::Failed,
+        Event::PgmigrateSuccess,
+        Event::PgmigrateFail,
+        Event::CompactMigrateScanned,
+        Event::CompactFreeScanned,
+        Event::CompactIsolated,
+        Event::CompactStall,
+        Event::CompactFail,
+        Event::CompactSuccess,
+        Event::CompactDaemonWake,
+        Event::CompactDaemonMigrateScanned,
+        Event::CompactDaemonFreeScanned,
     ];
 
     /// Its name. Linux counts allocations by zone, and frees not; two names here are those of trace points;
@@ -45,6 +78,26 @@ impl Event {
             (Event::PcpuDrain, _) => "mm_page_pcpu_drain",
             (Event::Extfrag, _) => "mm_page_alloc_extfrag",
             (Event::Failed, _) => "page_allocation_failure",
+            (Event::PgmigrateSuccess, _) => "pgmigrate_success",
+            (Event::PgmigrateFail, _) => "pgmigrate_fail",
+            (Event::CompactMigrateScanned, _) => "compact_migrate_scanned",
+            (Event::CompactFreeScanned, _) => "compact_free_scanned",
+            (Event::CompactIsolated, _) => "compact_isolated",
+            (Event::CompactStall, _) => "compact_stall",
+            (Event::CompactFail, _) => "compact_fail",
+            (Event::CompactSuccess, _) => "compact_success",
+            (Event::CompactDaemonWake, _) => "compact_daemon_wake",
+            (Event::CompactDaemonMigrateScanned, _) => "compact_daemon_migrate_scanned",
+            (Event::CompactDaemonFreeScanned, _) => "compact_daemon_free_scanned",
+        }
+    }
+
+    /// The event that counts this one when the daemon does it, too.
+    pub(crate) const fn of_daemon(self) -> Option<Event> {
+        match self {
+            Event::CompactMigrateScanned => Some(Event::CompactDaemonMigrateScanned),
+            Event::CompactFreeScanned => Some(Event::CompactDaemonFreeScanned),
+            _ => None,
         }
     }
 }

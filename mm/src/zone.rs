@@ -5,6 +5,7 @@ use lock_api::Mutex;
 use crate::address::FrameNumber;
 use crate::buddy::{Buddy, FreeLists};
 use crate::carve::Carved;
+use crate::compaction::Progress;
 use crate::frame::Frame;
 use crate::index::{BlockIndex, FrameIndex};
 use crate::lists::Tuning;
@@ -37,6 +38,7 @@ pub struct Zone<P: Platform> {
     /// Frames on free lists. Written under the lock.
     pub(crate) free: AtomicU64,
     pub(crate) lists: Mutex<P::Lock, FreeLists>,
+    pub(crate) progress: Progress,
 }
 
 impl<P: Platform> Zone<P> {

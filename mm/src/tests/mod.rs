@@ -1,11 +1,14 @@
 //! The allocator against its invariants: over random operations with a reference model, when it is misused,
 //! and over threads.
 
+mod compaction;
 mod host;
 mod invariants;
 mod machine;
 mod misuse;
+mod movers;
 mod random;
+mod recipe;
 mod sizes;
 mod threads;
 mod views;

@@ -46,7 +46,18 @@ fn views_read_as_in_linux() {
          mm_page_alloc_zone_locked 8\n\
          mm_page_pcpu_drain 0\n\
          mm_page_alloc_extfrag 1\n\
-         page_allocation_failure 0\n"
+         page_allocation_failure 0\n\
+         pgmigrate_success 0\n\
+         pgmigrate_fail 0\n\
+         compact_migrate_scanned 0\n\
+         compact_free_scanned 0\n\
+         compact_isolated 0\n\
+         compact_stall 0\n\
+         compact_fail 0\n\
+         compact_success 0\n\
+         compact_daemon_wake 0\n\
+         compact_daemon_migrate_scanned 0\n\
+         compact_daemon_free_scanned 0\n"
     );
 }
 
