@@ -158,8 +158,11 @@ impl Movable for Pages {
     }
 
     fn migrate(&self, moves: &mut [Move]) {
-        for page in moves {
+        for page in &mut *moves {
             self.memory.copy(page.from, page.to);
+        }
+        // Apart from the copies, each of whose stores a locked instruction would wait for.
+        for page in moves {
             self.adopt(page.to);
             self.metadata(page.from).end_isolation();
             self.leave(page.from);

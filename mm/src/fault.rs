@@ -60,6 +60,8 @@ pub enum Fault {
     ScannersPass,
     /// The migrate scanner goes back.
     ScansAgain,
+    /// Only pages of the first user are moved.
+    MovesForFirstOnly,
     /// Skip hints are not reset.
     KeepsSkipHints,
     /// Compaction is tried however little is free.
@@ -104,6 +106,7 @@ impl Fault {
             FreesTargets,
             ScannersPass,
             ScansAgain,
+            MovesForFirstOnly,
             KeepsSkipHints,
             CompactsTheFull,
             NeverDefers,

@@ -119,11 +119,19 @@ impl<'a, P: Platform> Pass<'a, P> {
     fn empty(&mut self, block: BlockIndex, batch: &mut [Move; BATCH]) -> bool {
         let (allocator, zone) = (self.allocator, self.zone);
         let mut any = false;
+        let frames = zone.frames().len() - block.first().get();
+        self.count(
+            Event::CompactMigrateScanned,
+            Order::PAGEBLOCK.frames().min(frames as u32),
+        );
         // One user at a time: a batch is for one.
         for user in User::ALL {
             let Some(mover) = allocator.platform.movable(user) else {
                 continue;
             };
+            if planted::<P>(Fault::MovesForFirstOnly) && user != User::ALL[0] {
+                break;
+            }
             let mut heads = zone.heads(block);
             loop {
                 let pages = self.isolate_pages((user, mover), &mut heads, batch);
@@ -150,14 +158,10 @@ impl<'a, P: Platform> Pass<'a, P> {
         heads: &mut impl Iterator<Item = (FrameIndex, State)>,
         batch: &mut [Move; BATCH],
     ) -> usize {
-        let (mut scanned, mut pages) = (0, 0);
+        let mut pages = 0;
         while pages < BATCH
             && let Some((index, state)) = heads.next()
         {
-            scanned += match state.kind() {
-                Kind::Reserved => 1,
-                _ => state.order().frames().min(Order::PAGEBLOCK.frames()),
-            };
             let single = |state: State| state.kind() == Kind::Allocated && state.order() == Order::FRAME;
             let metadata = self.zone.frame(index);
             if !single(state) || metadata.movable() != Some(user) {
@@ -175,7 +179,6 @@ impl<'a, P: Platform> Pass<'a, P> {
             batch[pages] = Move::new(frame, frame);
             pages += 1;
         }
-        self.count(Event::CompactMigrateScanned, scanned);
         self.count(Event::CompactIsolated, pages as u32);
         pages
     }

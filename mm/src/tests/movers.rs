@@ -99,7 +99,8 @@ unsafe impl<const CHECKS: bool, const FAULT: u8> Platform for Movers<CHECKS, FAU
     }
 
     fn movable(&self, user: User) -> Option<&dyn Movable> {
-        (user == User::Window).then_some(&self.pages)
+        // One table for both: whose a page is, its metadata say, and `adopt` by its number.
+        User::ALL.contains(&user).then_some(&self.pages)
     }
 }
 
@@ -182,7 +183,7 @@ impl<const CHECKS: bool, const FAULT: u8> Pages<CHECKS, FAULT> {
             let metadata = allocator.frame(number).expect("it is memory");
             let right = metadata.private() == *page
                 && metadata.maps() == 1
-                && metadata.movable() == Some(User::Window)
+                && metadata.movable() == Some(user_of(*page))
                 && metadata.state().references() >= 1;
             require(right, || {
                 format!("page {page} at {frame:#x} is not itself: {metadata:?}")
@@ -238,7 +239,16 @@ fn adopt<P: Platform>(allocator: &PageAllocator<P>, frame: FrameNumber, page: u6
     metadata.set_private(page);
     metadata.map();
     allocator.share(frame);
-    metadata.set_movable(Some(User::Window));
+    metadata.set_movable(Some(user_of(page)));
+}
+
+/// One of four pages is the balloon's.
+pub(crate) fn user_of(page: u64) -> User {
+    if page.is_multiple_of(4) {
+        User::Balloon
+    } else {
+        User::Window
+    }
 }
 
 /// Gives up a frame that was a page.
@@ -285,6 +295,10 @@ impl<const CHECKS: bool, const FAULT: u8> Movable for Pages<CHECKS, FAULT> {
         let free = ZoneKind::ALL.map(|kind| allocator.zone(kind).free());
         {
             let mut table = self.table();
+            let users = moves.iter().map(|page| table.pages.get(&page.from.number()));
+            let mut users: Vec<_> = users.flatten().map(|page| user_of(*page) as u8).collect();
+            users.dedup();
+            table.require(users.len() <= 1, || format!("a batch of pages of {users:?}"));
             let least = table.least;
             let enough = free.iter().zip(&least).all(|(free, least)| free >= least);
             table.require(enough, || {

@@ -6,7 +6,7 @@ use std::{assert, assert_eq};
 
 use super::host::be;
 use super::invariants::{Block, check, check_drained};
-use super::movers::{Allocator, Movers, single_pages};
+use super::movers::{Allocator, Movers, single_pages, user_of};
 use crate::fault::Fault;
 use crate::{
     AllocError, CompactResult, Effort, Event, FrameNumber, FrameRange, Mark, MigrateType, Order, Request,
@@ -58,6 +58,16 @@ fn compaction_makes_98_percent_of_free_memory_huge() {
         let pages = allocator.platform.pages.table().pages.len() as u64;
         assert!(moved < pages * 80 / 100, "{moved} moves of {pages} pages");
     }
+}
+
+#[test]
+fn pages_of_all_users_are_moved() {
+    let unusable = |allocator: &Allocator<false, { Fault::MovesForFirstOnly as u8 }>| {
+        allocator.compact_memory();
+        allocator.unusable_index(ZONE, Order::PAGEBLOCK)
+    };
+    // By the first user's alone, too little becomes free.
+    assert!(unusable(&fragmented(64, scattered)) > 500);
 }
 
 #[test]
@@ -181,7 +191,8 @@ fn hints_are_reset<const FAULT: u8>() -> bool {
     let zone = allocator.zone(ZONE);
     assert!(zone.pageblocks()[1..4].iter().all(|block| block.skip()));
     for number in frames {
-        frame(number).set_movable(Some(crate::User::Window));
+        let page = pages.table().pages[&number];
+        frame(number).set_movable(Some(user_of(page)));
         pages.unpin(number);
     }
     let ordinary = HUGE.with(Effort::Ordinary);

@@ -62,6 +62,22 @@ fn views_read_as_in_linux() {
 }
 
 #[test]
+fn fragmentation_reads_as_in_linux() {
+    be(0);
+    let allocator = Host::<false>::allocator(&regions(), 1);
+    // Blocks of 2^0, 2^2 and 2^4 to 2^9 frames are free, 1013 in all.
+    assert_eq!(
+        allocator.extfrag_index().to_string(),
+        "Node 0, zone    DMA32 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000 -1.000  0.752 \n"
+    );
+    assert_eq!(
+        allocator.extfrag_unusable_index().to_string(),
+        "Node 0, zone    DMA32  0.000  0.000  0.000  0.004  0.004  0.020  0.052  0.115  0.241  0.494  1.000 \n"
+    );
+    assert_eq!(allocator.fragmentation_score(), 49);
+}
+
+#[test]
 fn allocation_and_freeing_on_the_lists_leave_the_buddy_alone() {
     be(0);
     let allocator = Host::<false>::allocator(&regions(), 1);
