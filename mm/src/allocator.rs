@@ -176,9 +176,7 @@ impl<P: Platform> PageAllocator<P> {
         let list = ListId::new(request.order, request.migrate_type)?;
         let zone = &self.zones[0];
         let pcp = zone.cpus.get(cpu.0 as usize)?;
-        if pcp.drain_requested() {
-            return None;
-        }
+        // A drain that was asked for can wait until the list is empty, or this CPU frees.
         // SAFETY: called in `on_this_cpu` for this CPU; `pop` does not come here.
         let index = unsafe { pcp.lists(|lists| lists.pop(list)) }?;
         zone.hand_out(pcp, index, request);

@@ -18,8 +18,8 @@ impl<P: Platform> PageAllocator<P> {
         });
     }
 
-    /// Asks all CPUs to drain their lists. Each does so when it next allocates or frees, or calls
-    /// [`drain_this_cpu`](PageAllocator::drain_this_cpu).
+    /// Asks all CPUs to drain their lists. Each does so when it next frees, or has nothing on the list that
+    /// it would allocate from, or calls [`drain_this_cpu`](PageAllocator::drain_this_cpu).
     pub fn request_drain(&self) {
         self.populated()
             .flat_map(|zone| zone.cpus.iter())

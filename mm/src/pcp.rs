@@ -12,9 +12,9 @@
 //! ```
 //!
 //! The lists are strictly their CPU's: nobody else ever looks at them. Who needs what another CPU has there
-//! [asks](PerCpu::request_drain) it to drain, and the CPU does so when it next allocates or frees, or when its
-//! platform lets it, which it should do before a long sleep. Allocation and freeing so need neither locked
-//! instructions nor a fence.
+//! [asks](PerCpu::request_drain) it to drain, and the CPU does so when it next frees, or has nothing to
+//! allocate on its list, or when its platform lets it, which it should do before a long sleep. Allocation and
+//! freeing so need neither locked instructions nor a fence.
 
 use core::fmt;
 
