@@ -7,8 +7,8 @@
 //! | `copy` | the floor: the contents of as many frames are copied, from and to where compaction would |
 //! | `mm` | [`PageAllocator::compact_memory`], of pages that are in no page table |
 //!
-//! Memory is fragmented by the classic recipe: full, and then three quarters of each 2 MiB are freed, every frame
-//! but the fourth. Both take turns on the same memory, and each reports only its own.
+//! Memory is fragmented by the classic recipe: full, and then three quarters of each 2 MiB are freed, every
+//! frame but the fourth. Both take turns on the same memory, and each reports only its own.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::RefCell;

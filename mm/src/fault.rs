@@ -72,7 +72,8 @@ pub enum Fault {
     /// The user of movable pages does not look at their references. Done by tests' own.
     UserMovesPinned,
     #[cfg(any(test, loom))]
-    /// The user of movable pages has changed something when it says that a page did not move. Done by tests' own.
+    /// The user of movable pages has changed something when it says that a page did not move. Done by tests'
+    /// own.
     UserFailsLate,
 }
 

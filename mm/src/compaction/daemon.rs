@@ -1,6 +1,7 @@
 //! The daemon: compaction before an allocation has to wait for it. Linux's `kcompactd`.
 //!
-//! It has no thread here. Allocations leave a note; a CPU that may wait, in task context, looks for it and calls.
+//! It has no thread here. Allocations leave a note; a CPU that may wait, in task context, looks for it and
+//! calls.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -50,14 +51,14 @@ impl Kcompactd {
 }
 
 impl<P: Platform> PageAllocator<P> {
-    /// Whether there is something for [`kcompactd`](PageAllocator::kcompactd) to do: an allocation failed for want of
-    /// a block, or took the last one.
+    /// Whether there is something for [`kcompactd`](PageAllocator::kcompactd) to do: an allocation failed for
+    /// want of a block, or took the last one.
     pub fn kcompactd_wanted(&self) -> bool {
         self.kcompactd.wanted.load(Ordering::Relaxed) > 0
     }
 
-    /// Compacts for what allocations have wanted. May wait: to be called in task context, with no lock held; on one
-    /// CPU at a time.
+    /// Compacts for what allocations have wanted. May wait: to be called in task context, with no lock held;
+    /// on one CPU at a time.
     pub fn kcompactd(&self) {
         let Some(order) = self.kcompactd.take_wanted() else {
             return;
@@ -99,8 +100,8 @@ impl<P: Platform> PageAllocator<P> {
         self.kcompactd.deferred.store(0, Ordering::Relaxed);
     }
 
-    /// Compacts all zones if the [score](PageAllocator::fragmentation_score) says so, until each has come down to
-    /// the low mark. To be called twice a second, as Linux does; in the same way as
+    /// Compacts all zones if the [score](PageAllocator::fragmentation_score) says so, until each has come
+    /// down to the low mark. To be called twice a second, as Linux does; in the same way as
     /// [`kcompactd`](PageAllocator::kcompactd). If it did not help, the next 64 calls do nothing.
     pub fn compact_proactively(&self) {
         let Some((low, high)) = self.score_marks() else {

@@ -9,13 +9,13 @@ use crate::platform::Platform;
 use crate::request::{AllocError, Request};
 use crate::stat::Event;
 
-/// How often an allocation compacts whose block somebody else got: a quarter of Linux's `MAX_COMPACT_RETRIES`, as
-/// Linux has it for large orders.
+/// How often an allocation compacts whose block somebody else got: a quarter of Linux's
+/// `MAX_COMPACT_RETRIES`, as Linux has it for large orders.
 const RETRIES: u32 = 4;
 
 impl<P: Platform> PageAllocator<P> {
-    /// Allocates after compaction, if that helps. The first pass goes on where the last one ended, and by hints;
-    /// the next does not. Linux's `__alloc_pages_direct_compact`.
+    /// Allocates after compaction, if that helps. The first pass goes on where the last one ended, and by
+    /// hints; the next does not. Linux's `__alloc_pages_direct_compact`.
     #[cold]
     pub(crate) fn alloc_compacting(
         &self,

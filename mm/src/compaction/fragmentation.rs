@@ -82,8 +82,8 @@ impl FreeBlocks {
 }
 
 impl<P: Platform> PageAllocator<P> {
-    /// Why an allocation of `order` would fail in a zone, in thousandths: Linux's `fragmentation_index`. -1000 if
-    /// it would not; towards 0 for want of memory, towards 1000 for fragmentation.
+    /// Why an allocation of `order` would fail in a zone, in thousandths: Linux's `fragmentation_index`.
+    /// -1000 if it would not; towards 0 for want of memory, towards 1000 for fragmentation.
     pub fn fragmentation_index(&self, zone: ZoneKind, order: Order) -> i32 {
         self.free_blocks(self.zone(zone), order).fragmentation_index()
     }
@@ -94,8 +94,8 @@ impl<P: Platform> PageAllocator<P> {
         self.free_blocks(self.zone(zone), order).unusable_index()
     }
 
-    /// How much of the free memory is in blocks smaller than a pageblock, in percent, zones by their size. Linux's
-    /// `fragmentation_score_node`.
+    /// How much of the free memory is in blocks smaller than a pageblock, in percent, zones by their size.
+    /// Linux's `fragmentation_score_node`.
     pub fn fragmentation_score(&self) -> u32 {
         let weigh = |zone: &Zone<P>| zone.managed() * u64::from(self.zone_score(zone));
         let total: u64 = self.populated().map(Zone::managed).sum();
@@ -138,8 +138,8 @@ impl<P: Platform> PageAllocator<P> {
         zone.free() >= needs && self.free_blocks(zone, order).suitable > 0
     }
 
-    /// Whether compaction can make a block of `order`: there is memory to work with, and it is in pieces. Linux's
-    /// `compaction_suitable`.
+    /// Whether compaction can make a block of `order`: there is memory to work with, and it is in pieces.
+    /// Linux's `compaction_suitable`.
     pub(super) fn suitable(&self, zone: &Zone<P>, order: Order) -> bool {
         let costly = order > Order::COSTLY;
         let mark = zone.watermarks.get(if costly { Mark::Low } else { Mark::Min });

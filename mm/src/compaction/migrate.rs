@@ -12,8 +12,8 @@ const PASSES: u32 = 10;
 impl<P: Platform> PageAllocator<P> {
     /// Moves isolated pages of one user, and puts those back that do not move. Linux's `migrate_pages`.
     ///
-    /// Returns how many have moved; `moves` has these in front then. `to` of the others is still the caller's. It
-    /// may wait: to be called in task context, with no lock held.
+    /// Returns how many have moved; `moves` has these in front then. `to` of the others is still the
+    /// caller's. It may wait: to be called in task context, with no lock held.
     pub fn migrate_pages(&self, user: &dyn Movable, moves: &mut [Move]) -> usize {
         let mut again = 0;
         for _ in 0..PASSES {

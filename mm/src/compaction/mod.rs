@@ -3,8 +3,8 @@
 //!
 //! # Two scanners
 //!
-//! One looks for pages to move and climbs, the other looks for frames to move them to and descends. They go by
-//! pageblocks, never back, and are done when they meet:
+//! One looks for pages to move and climbs, the other looks for frames to move them to and descends. They go
+//! by pageblocks, never back, and are done when they meet:
 //!
 //! ```text
 //!   pageblock  0        1        2        3        4        5        6        7
@@ -18,48 +18,49 @@
 //!   m  page that can be moved     U  frame that cannot: its pageblock stays as it is, but for the m
 //! ```
 //!
-//! `Pass::migrate` is the first pageblock that the migrate scanner has not looked at, `Pass::free` the first that the
-//! free scanner has, and `migrate <= free` always. So no frame is a source and a target in one pass, and a pass looks
-//! at each pageblock once.
+//! `Pass::migrate` is the first pageblock that the migrate scanner has not looked at, `Pass::free` the first
+//! that the free scanner has, and `migrate <= free` always. So no frame is a source and a target in one pass,
+//! and a pass looks at each pageblock once.
 //!
 //! - The migrate scanner needs no lock. What it finds is a hint until the page's user has
 //!   [isolated](crate::Movable::isolate) it, which takes a reference.
 //! - The free scanner takes frames from their lists under the lock of the zone, as single frames that are
-//!   [`Allocated`](crate::Kind::Allocated), but never so many that the zone falls below its minimum; what is left of
-//!   them in the end goes back. It takes them only where movable memory belongs, and not from blocks that are as
-//!   large as a pageblock: those are what compaction is for.
-//! - Both leave a [hint](crate::Pageblock::skip) at a pageblock where they found nothing, and skip those with one,
-//!   until hints are reset: by the daemon after a direct compaction that got to the end, and when a deferred zone
-//!   is tried again. Where both have been is remembered for the next pass.
+//!   [`Allocated`](crate::Kind::Allocated), but never so many that the zone falls below its minimum; what is
+//!   left of them in the end goes back. It takes them only where movable memory belongs, and not from blocks
+//!   that are as large as a pageblock: those are what compaction is for.
+//! - Both leave a [hint](crate::Pageblock::skip) at a pageblock where they found nothing, and skip those with
+//!   one, until hints are reset: by the daemon after a direct compaction that got to the end, and when a
+//!   deferred zone is tried again. Where both have been is remembered for the next pass.
 //!
 //! # Control
 //!
 //! ```text
-//!   alloc, may compact         kcompactd            compact_proactively      compact_memory
-//!   │ Fragmented               │ wanted             │ score above high       │
-//!   ▼                          ▼                    │ mark                   │
-//!   deferred? ──► Deferred ◄── deferred?            │                        │
-//!   │ no                       │ no                 │                        │
-//!   ▼                          ▼                    │                        │
-//!   suitable? ──► Skipped ◄────┘                    │                        │
-//!   │ yes: memory enough, and in pieces             │                        │
-//!   ▼                                               ▼                        ▼
-//!   Pass::run  ┌────────────────────────────────────────────────────────────────┐
-//!              │ finished? ─────────────────────────────────────────────────────┼──► Success: goal reached
-//!              │    │ no       ▲ drain this CPU                                 │    Complete, PartialSkipped:
-//!              │    ▼          │                                                │      the scanners have met
-//!              │ isolate pages ──► isolate frames ──► migrate, up to 10 times   │    Contended: no frames
-//!              │                                      the rest: put back        │
-//!              └────────────────────────────────────────────────────────────────┘
-//!   Success: allocate, and forget deferral.
-//!   PartialSkipped: allocations make a whole pass, without hints. Complete: defer; 1 of 2, 4, … 64 times is tried.
+//!   alloc, may compact     kcompactd     compact_proactively     compact_memory
+//!      │ Fragmented          │ wanted        │ score above mark     │
+//!      └──────────┬──────────┘               │                      │
+//!                 ▼                          │                      │
+//!             deferred? ── yes ──► Deferred  │                      │
+//!                 │ no                       │                      │
+//!             suitable? ── no ───► Skipped   │                      │
+//!                 │ yes: memory enough, and  │                      │
+//!                 ▼ in pieces                ▼                      ▼
+//!   Pass::run ┌───────────────────────────────────────────────────────────────┐
+//!             │ finished? ────────────────────────────────────────────────────┼─► Success: goal reached
+//!             │    │ no       ▲ drain this CPU                                │   Complete, PartialSkipped:
+//!             │    ▼          │                                               │     the scanners have met
+//!             │ isolate pages ──► isolate frames ──► migrate, up to 10 times  │   Contended: no frames
+//!             │                                      the rest: put back       │
+//!             └───────────────────────────────────────────────────────────────┘
+//!   Success          deferral ends, when the block has been allocated
+//!   PartialSkipped   an allocation makes another pass, a whole one and without hints; kcompactd defers
+//!   Complete         defer: of the next attempts one in 2 is made, in 4, … in 64
 //! ```
 //!
 //! # Where things are
 //!
-//! `pass`: the scanners and their loop. `targets`: frames that the free scanner took. `migrate`: a batch of moves.
-//! `progress`: what a zone remembers between passes. `defer`: when not to try. `fragmentation`: how bad it is, as
-//! indices and a score, and whether compaction can help. `direct`, `daemon`: who compacts.
+//! `pass`: the loop. `scan`: the scanners. `targets`: frames that the free scanner took. `migrate`: a batch
+//! of moves. `progress`: what a zone remembers between passes. `defer`: when not to try. `fragmentation`: how
+//! bad it is, as indices and a score, and whether compaction can help. `direct`, `daemon`: who compacts.
 
 mod daemon;
 mod defer;
@@ -68,6 +69,7 @@ mod fragmentation;
 mod migrate;
 mod pass;
 mod progress;
+mod scan;
 mod targets;
 
 pub(crate) use daemon::Kcompactd;
@@ -130,8 +132,8 @@ struct Control {
 }
 
 impl<P: Platform> PageAllocator<P> {
-    /// Compacts a zone until it has a free block of `order` above its watermark. Whoever calls this may wait, in
-    /// task context, with no lock held.
+    /// Compacts a zone until it has a free block of `order` above its watermark. Whoever calls this may wait,
+    /// in task context, with no lock held.
     pub fn compact_zone(&self, zone: ZoneKind, order: Order) -> CompactResult {
         let control = Control {
             goal: Goal::Block(order, Effort::Ordinary),

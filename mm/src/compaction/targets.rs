@@ -132,8 +132,9 @@ impl Targets {
 }
 
 impl<P: Platform> Buddy<'_, P> {
-    /// Takes all free blocks of a pageblock off their lists, but those that are as large as it; and passes each frame
-    /// of them to `to`, as an allocated block of its own. The zone keeps what an ordinary request has to leave.
+    /// Takes all free blocks of a pageblock off their lists, but those that are as large as it; and passes
+    /// each frame of them to `to`, as an allocated block of its own. The zone keeps what an ordinary request
+    /// has to leave.
     fn isolate(&mut self, block: BlockIndex, mut to: impl FnMut(FrameIndex)) -> Isolated {
         let zone = self.zone;
         let floor = zone.watermarks.floor(Effort::Ordinary);

@@ -1,6 +1,7 @@
 //! The allocator against its invariants: over random operations with a reference model, when it is misused,
 //! and over threads.
 
+mod churn;
 mod compaction;
 mod host;
 mod invariants;
