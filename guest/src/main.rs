@@ -13,7 +13,7 @@
 //! | [`timer`], [`tlb`] | one-shot timers; flushing the TLB of all vCPUs |
 //! | [`console`], [`mod@panic`], [`runtime`] | printing, panics, and what the compiler expects of a runtime |
 //! | [`hypercall`] | the VMM's services |
-//! | [`memory`], [`once`] | what the boot allocates, and what it sets once for all |
+//! | [`memory`], [`once`] | the page allocator; what the boot sets once for all |
 //! | [`clock`] | the TSC and loops of calibrated length |
 //! | [`pv`] | `pvlock`'s platform: halt, kick, budgets |
 //! | [`mod@preempt`] | preemption: taken where it is offered, and seen of others |
@@ -71,9 +71,9 @@ extern "C" fn kernel_main(boot: &'static BootInfo) -> ! {
     // Where KVM handles halts, it does so with a local APIC.
     cpu.apic.set((boot.kick != kick::PORT).into());
     if cpu.is_first() {
-        let mut memory = memory::BootMemory::new(boot);
-        pv::init(&mut memory, boot);
-        workload::init(&mut memory, boot);
+        memory::init(boot);
+        pv::init(boot);
+        workload::init(boot);
     }
     workload::run(cpu, boot);
     if cpu.is_first() {

@@ -1,47 +1,85 @@
-//! What the boot allocates, for good: whole frames off the front of the memory the VMM gave.
+//! The kernel's memory: one page allocator, made by vCPU 0 of what the VMM gave.
 
 use core::slice;
 
-use abi::boot::{BootInfo, MEMORY_REGIONS};
-use mm::{FRAME_SIZE, FrameRange, PhysAddr};
+use abi::boot::BootInfo;
+use mm::{
+    BadPage, FRAME_SIZE, FrameNumber, FrameRange, MigrateType, Order, PageAllocator, PhysAddr, Platform,
+    Request,
+};
+use pvlock::PvQSpinlock;
 
-/// The memory that is still free. There is one in the guest, on vCPU 0, while it boots.
-pub(crate) struct BootMemory {
-    free: [FrameRange; MEMORY_REGIONS],
+use crate::cpu::Cpu;
+use crate::interrupts;
+use crate::once::Once;
+use crate::pv::Pv;
+
+/// What `mm` needs of this machine.
+pub(crate) struct Machine;
+
+// SAFETY: a kernel context stays on its vCPU, and with interrupts masked no other one runs there that allocates:
+// handlers of NMIs do not. Memory is mapped one to one, by the VMM and for good.
+unsafe impl Platform for Machine {
+    type Lock = PvQSpinlock<Pv>;
+
+    #[inline]
+    fn on_this_cpu<R>(&self, f: impl FnOnce(mm::Cpu) -> R) -> R {
+        let cpu = Cpu::current();
+        let _masked = interrupts::mask(cpu);
+        f(mm::Cpu(cpu.index()))
+    }
+
+    #[inline]
+    fn frame_ptr(&self, frame: FrameNumber) -> *mut u8 {
+        frame.start().0 as *mut u8
+    }
+
+    #[cold]
+    fn bad_page(&self, report: BadPage) {
+        panic!("{report}");
+    }
 }
 
-impl BootMemory {
-    /// All of the memory that `boot` says may be used.
-    pub(crate) fn new(boot: &BootInfo) -> Self {
-        Self {
-            free: boot
-                .memory
-                .map(|region| FrameRange::inside(PhysAddr(region.base), region.len)),
-        }
-    }
+static PAGES: Once<PageAllocator<Machine>> = Once::new();
 
-    /// A slice of `len` elements made by `make`, starting on a frame of its own.
-    ///
-    /// # Panics
-    ///
-    /// If no region has that much left.
-    pub(crate) fn slice<T>(&mut self, len: usize, make: impl Fn() -> T) -> &'static [T] {
-        const { assert!(align_of::<T>() as u64 <= FRAME_SIZE) };
-        let bytes = (len * size_of::<T>()) as u64;
-        let frames = bytes.div_ceil(FRAME_SIZE);
-        let Some(taken) = self.free.iter_mut().find_map(|range| range.take_front(frames)) else {
-            panic!("out of memory: no {bytes} bytes left for the boot to take");
-        };
-        // Memory is mapped one to one.
-        let first = taken.start().start().0 as *mut T;
-        for i in 0..len {
-            // SAFETY: the frames are mapped, were free, and now belong to this slice alone; `i` is within
-            // them.
-            let place = unsafe { first.add(i) };
-            // SAFETY: as above; a frame's start is aligned for `T`.
-            unsafe { place.write(make()) };
-        }
-        // SAFETY: `len` elements were just written there, and nobody else will ever be given that memory.
-        unsafe { slice::from_raw_parts(first, len) }
+/// Makes the allocator. vCPU 0 calls it while it boots, before anything allocates.
+pub(crate) fn init(boot: &BootInfo) {
+    let regions = boot
+        .memory
+        .map(|region| FrameRange::inside(PhysAddr(region.base), region.len));
+    // SAFETY: the VMM gives this memory to the kernel, zeroed, and this is called once.
+    match unsafe { PageAllocator::new(Machine, &regions, boot.vcpus) } {
+        Ok(pages) => PAGES.set(pages),
+        Err(error) => panic!("no memory: {error}"),
     }
+}
+
+/// The allocator.
+#[inline]
+pub(crate) fn pages() -> &'static PageAllocator<Machine> {
+    PAGES.get()
+}
+
+/// A slice of `len` elements made by `make`, for good, starting on a frame of its own.
+///
+/// # Panics
+///
+/// If there is no block of memory left that is so large.
+pub(crate) fn slice<T>(len: usize, make: impl Fn() -> T) -> &'static [T] {
+    const { assert!(align_of::<T>() as u64 <= FRAME_SIZE) };
+    let bytes = (len * size_of::<T>()) as u64;
+    let order = Order::all().find(|order| u64::from(order.frames()) * FRAME_SIZE >= bytes);
+    let block = order.map(|order| pages().alloc(Request::new(order, MigrateType::Unmovable)));
+    let first = match block {
+        Some(Ok(frame)) => pages().platform().frame_ptr(frame).cast::<T>(),
+        _ => panic!("out of memory: no {bytes} bytes for the kernel"),
+    };
+    for i in 0..len {
+        // SAFETY: the block is mapped, as large as `len` elements, and nobody else's.
+        let place = unsafe { first.add(i) };
+        // SAFETY: as above; a frame's start is aligned for `T`.
+        unsafe { place.write(make()) };
+    }
+    // SAFETY: `len` elements were just written there, and the block is never freed.
+    unsafe { slice::from_raw_parts(first, len) }
 }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::cpu::Cpu;
 use crate::hypercall;
 use crate::interrupts;
-use crate::memory::BootMemory;
+use crate::memory;
 use crate::once::Once;
 use crate::preempt;
 
@@ -27,8 +27,8 @@ static BUDGET: AtomicU64 = AtomicU64::new(0);
 static BARRIER: Barrier<Pv> = Barrier::new();
 
 /// Sets up what all vCPUs share. vCPU 0 calls it, before the first [`meet`].
-pub(crate) fn init(memory: &mut BootMemory, boot: &BootInfo) {
-    let entries = memory.slice(LockHash::entries_for(boot.vcpus), HashEntry::new);
+pub(crate) fn init(boot: &BootInfo) {
+    let entries = memory::slice(LockHash::entries_for(boot.vcpus), HashEntry::new);
     LOCK_HASH.set(LockHash::new(entries));
 }
 

@@ -11,7 +11,7 @@
 //! All three find the CPU in the same way, with interrupts masked as the guest does it. They take turns of some 100 µs, and each reports only its own, so
 //! what else happens on the host hits all alike.
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, UnsafeCell};
 use std::hint::black_box;
 use std::ptr::NonNull;
@@ -111,7 +111,7 @@ const LAYOUT: Layout = match Layout::from_size_align((FRAMES * FRAME_SIZE) as us
 impl Memory {
     fn new() -> Memory {
         // SAFETY: the size is not 0.
-        let bytes = unsafe { alloc(LAYOUT) };
+        let bytes = unsafe { alloc_zeroed(LAYOUT) };
         assert!(!bytes.is_null(), "no memory");
         Memory(bytes)
     }

@@ -37,7 +37,9 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// # Safety
     ///
-    /// The memory belongs to the caller, who gives it away for as long as the allocator exists.
+    /// The memory belongs to the caller, who gives it away for as long as the allocator exists; and it is zero,
+    /// as a machine's is that has just been made: so metadata is there without being written, and time and
+    /// memory are spent only on what is used.
     pub unsafe fn new(platform: P, regions: &[FrameRange], cpus: u32) -> Result<Self, InitError> {
         if cpus == 0 {
             return Err(InitError::NoCpus);
@@ -110,6 +112,11 @@ impl<P: Platform> PageAllocator<P> {
     /// Metadata of `frame`, if there is any.
     pub fn frame(&self, frame: FrameNumber) -> Option<&Frame> {
         self.find(frame).map(|(_, _, metadata)| metadata)
+    }
+
+    /// The machine it is for.
+    pub fn platform(&self) -> &P {
+        &self.platform
     }
 
     /// The zones, the one to be used first in front. Some may be empty.
@@ -201,7 +208,7 @@ impl<P: Platform> PageAllocator<P> {
             return false;
         };
         // SAFETY: called in `on_this_cpu` for this CPU; `push` does not come here.
-        if !unsafe { pcp.lists(|lists| lists.push(list, index)) } {
+        if !unsafe { pcp.lists(|lists| lists.push(list, index, &zone.tuning)) } {
             return false;
         }
         head.set(state.listed());

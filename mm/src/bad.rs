@@ -66,9 +66,11 @@ impl<P: Platform> Zone<P> {
             Kind::Reserved => Misuse::NotMemory,
             Kind::Free | Kind::Listed => Misuse::DoubleFree,
             // It was the head of what has since been merged, or never was one.
-            Kind::Tail => match self.head_of(index).map(|(_, head)| head.kind()) {
-                Some(Kind::Free | Kind::Listed) => Misuse::DoubleFree,
-                _ => Misuse::NotHead,
+            Kind::Tail => match self.block_of(index).map(|(_, head)| head.kind()) {
+                // Of no block yet: nobody has had it.
+                None | Some(Kind::Free | Kind::Listed) => Misuse::DoubleFree,
+                Some(Kind::Reserved) => Misuse::NotMemory,
+                Some(Kind::Allocated | Kind::Tail) => Misuse::NotHead,
             },
             Kind::Allocated if state.order() != order => Misuse::WrongOrder {
                 freed: order,

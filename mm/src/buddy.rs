@@ -13,6 +13,10 @@
 //! Everything is as large as it can be: of two buddies at least one is not free, or not whole. So the free
 //! blocks depend only on which frames are free, not on how that came about.
 //!
+//! A block of the largest order can stand on its list for a *run* of them, itself and those behind it that
+//! nobody has had yet: all memory at first. When it is taken off the list, the next one of the run takes its
+//! place. So making an allocator of much memory costs no more than one of little.
+//!
 //! The type of a block on a list is that of its pageblock. Of a block that is larger than a pageblock, both
 //! pageblocks have the same type.
 
@@ -131,25 +135,38 @@ impl<'z, P: Platform> Buddy<'z, P> {
         self.link(index, order, migrate_type);
     }
 
-    /// Gives all frames of `range`, which are nobody's yet, in blocks as large as they can be.
+    /// Gives all frames of `range`, which are nobody's yet and whose metadata is zero, in blocks as large as they
+    /// can be.
     pub(crate) fn give_range(&mut self, range: FrameRange) {
-        let mut left = range.len() as u32;
-        let Some(mut index) = self.zone.index(range.start()) else {
+        let Some(start) = self.zone.index(range.start()) else {
             return;
         };
-        while left > 0 {
-            let fits = |order: &Order| index.aligned(*order) && order.frames() <= left;
-            let order = Order::all().rfind(fits).expect("a frame always fits");
-            self.give(index, order);
-            index = index.plus(order.frames());
-            left -= order.frames();
+        let mut run: Option<(FrameIndex, u32)> = None;
+        for (index, order) in start.blocks(range.len()) {
+            match &mut run {
+                _ if order < Order::MAX => self.give(index, order),
+                Some((_, length)) => *length += 1,
+                None => run = Some((index, 1)),
+            }
+        }
+        if let Some((index, length)) = run {
+            let migrate_type = self.type_of(index);
+            self.zone
+                .add_free(i64::from(length) * i64::from(Order::MAX.frames()));
+            self.lists.counts[Order::MAX.index()][migrate_type.index()] += length;
+            self.insert(index, Order::MAX, migrate_type, length - 1);
         }
     }
 
     /// Puts a block that is on no list on the one of `order` and `migrate_type`.
     pub(crate) fn link(&mut self, index: FrameIndex, order: Order, migrate_type: MigrateType) {
-        let (row, column) = (order.index(), migrate_type.index());
-        let next = self.lists.heads[row][column].replace(index);
+        self.lists.counts[order.index()][migrate_type.index()] += 1;
+        self.insert(index, order, migrate_type, 0);
+    }
+
+    /// Puts a block on its list, which stands for the `run` blocks behind it too. They are counted already.
+    fn insert(&mut self, index: FrameIndex, order: Order, migrate_type: MigrateType, run: u32) {
+        let next = self.lists.heads[order.index()][migrate_type.index()].replace(index);
         let frame = self.frame(index);
         frame.set(State::head(Kind::Free, order, migrate_type));
         frame.set_next(next);
@@ -157,12 +174,16 @@ impl<'z, P: Platform> Buddy<'z, P> {
         if let Some(next) = next {
             self.frame(next).set_prev(Some(index));
         }
-        self.lists.counts[row][column] += 1;
+        if order == Order::MAX {
+            frame.set_private(run.into());
+        }
     }
 
-    /// Takes a free block off its list, wherever it is there. Its state is the caller's to change.
+    /// Takes a free block off its list, wherever it is there, and leaves the rest of its run. Its state is the
+    /// caller's to change.
     pub(crate) fn unlink(&mut self, index: FrameIndex, order: Order, migrate_type: MigrateType) {
         let (row, column) = (order.index(), migrate_type.index());
+        let run = self.zone.run(index);
         let (next, prev) = self.frame(index).links();
         match prev {
             Some(prev) => self.frame(prev).set_next(next),
@@ -173,6 +194,9 @@ impl<'z, P: Platform> Buddy<'z, P> {
         }
         if !planted::<P>(Fault::MiscountsLists) {
             self.lists.counts[row][column] -= 1;
+        }
+        if run > 0 && !planted::<P>(Fault::LosesRuns) {
+            self.insert(index.plus(order.frames()), order, migrate_type, run - 1);
         }
     }
 

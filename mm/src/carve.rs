@@ -41,19 +41,48 @@ impl<T> Carved<T> {
         len: usize,
         mut make: impl FnMut(usize) -> T,
     ) -> Option<Carved<T>> {
+        let carved = Self::place(memory, at, len)?;
+        for i in 0..len {
+            // SAFETY: `i` is within the frames taken, which hold `len` values.
+            let place = unsafe { carved.first.add(i) };
+            // SAFETY: the frames are writable and nobody else's; a frame's start is aligned for `T`, so every
+            // element is.
+            unsafe { place.write(make(i)) };
+        }
+        Some(carved)
+    }
+
+    /// As [`carve`](Carved::carve), of memory that is zero, without touching it. All bytes zero are what `make`
+    /// would make; under the model checker, whose atomics are more than their value, it is what it makes.
+    ///
+    /// # Safety
+    ///
+    /// As for `carve`; and `memory` is zero, of which a valid `T` consists.
+    pub(crate) unsafe fn zeroed(
+        memory: &mut FrameRange,
+        at: impl FnOnce(FrameNumber) -> *mut u8,
+        len: usize,
+        make: impl Fn() -> T,
+    ) -> Option<Carved<T>> {
+        if cfg!(loom) {
+            // SAFETY: the caller's promise.
+            return unsafe { Self::carve(memory, at, len, |_| make()) };
+        }
+        Self::place(memory, at, len)
+    }
+
+    /// Frames for `len` values off the front of `memory`, whose contents are yet to be a `T`'s.
+    fn place(
+        memory: &mut FrameRange,
+        at: impl FnOnce(FrameNumber) -> *mut u8,
+        len: usize,
+    ) -> Option<Carved<T>> {
         const { assert!(align_of::<T>() as u64 <= FRAME_SIZE) };
         if len == 0 {
             return Some(Self::EMPTY);
         }
         let taken = memory.take_front(frames_for::<T>(len))?;
         let first = NonNull::new(at(taken.start()).cast::<T>()).expect("memory is not mapped at 0");
-        for i in 0..len {
-            // SAFETY: `i` is within the frames taken, which hold `len` values.
-            let place = unsafe { first.add(i) };
-            // SAFETY: the frames are writable and nobody else's; a frame's start is aligned for `T`, so every
-            // element is.
-            unsafe { place.write(make(i)) };
-        }
         Some(Carved {
             first,
             len,
@@ -67,7 +96,7 @@ impl<T> Deref for Carved<T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: `carve` has initialised `len` values there, which exist as long as `self`, and nobody has a
+        // SAFETY: `carve` has initialised `len` values there, or found them so, which exist as long as `self`, and nobody has a
         // mutable reference to them, as none is ever given out. An empty array may dangle.
         unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }

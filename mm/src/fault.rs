@@ -75,6 +75,8 @@ pub enum Fault {
     /// The user of movable pages has changed something when it says that a page did not move. Done by tests'
     /// own.
     UserFailsLate,
+    /// The first block of a run is taken, and the rest forgotten.
+    LosesRuns,
 }
 
 #[cfg(any(test, loom))]
@@ -113,6 +115,7 @@ impl Fault {
             NeverDefers,
             UserMovesPinned,
             UserFailsLate,
+            LosesRuns,
         ];
         let fault = all[number as usize];
         assert!(fault as u8 == number);

@@ -38,6 +38,17 @@ impl FrameIndex {
         self.0 & (order.frames() - 1) == 0
     }
 
+    /// The `frames` from here on in blocks as large as they can be.
+    pub(crate) fn blocks(self, frames: u64) -> impl Iterator<Item = (FrameIndex, Order)> {
+        let (mut next, end) = (self, self.0 + frames as u32);
+        core::iter::from_fn(move || {
+            let fits = |order: &Order| next.aligned(*order) && order.frames() <= end - next.0;
+            let (index, order) = (next, Order::all().rfind(fits)?);
+            next = next.plus(order.frames());
+            Some((index, order))
+        })
+    }
+
     /// Head of the block that makes one of the next order together with the one of `order` that starts here.
     pub(crate) const fn buddy(self, order: Order) -> FrameIndex {
         FrameIndex(self.0 ^ order.frames())

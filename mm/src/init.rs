@@ -2,7 +2,7 @@
 
 use lock_api::Mutex;
 
-use crate::address::{FrameNumber, FrameRange};
+use crate::address::FrameRange;
 use crate::buddy::FreeLists;
 use crate::carve::{Carved, frames_for};
 use crate::compaction::Progress;
@@ -14,7 +14,7 @@ use crate::owner::Owner;
 use crate::pageblock::Pageblock;
 use crate::pcp::PerCpu;
 use crate::platform::Platform;
-use crate::state::State;
+use crate::state::{Kind, State};
 use crate::sync::AtomicU64;
 use crate::watermark::Watermarks;
 use crate::zone::Zone;
@@ -71,24 +71,16 @@ impl<P: Platform> Zone<P> {
         let tuning = Tuning::new::<P>(managed, cpus);
 
         let at = |frame| platform.frame_ptr(frame);
-        let state_of = |i: usize| {
-            let frame = FrameNumber::new(base.number() + i as u64);
-            if parts().any(|part| part.contains(frame)) {
-                State::TAIL
-            } else {
-                State::RESERVED
-            }
-        };
-        // SAFETY: the memory is the caller's, `room` is part of it, and the platform promises what `carve`
-        // asks for.
-        let frames = unsafe { Carved::carve(&mut room, at, span, |i| Frame::new(state_of(i))) };
+        // SAFETY: the memory is the caller's and zero, `room` is part of it, and the platform promises what
+        // `carve` asks for. A frame of zeros is the tail of a block.
+        let frames = unsafe { Carved::zeroed(&mut room, at, span, || Frame::new(State::TAIL)) };
         let movable = |_| Pageblock::new(MigrateType::Movable);
         // SAFETY: as above.
         let pageblocks = unsafe { Carved::carve(&mut room, at, blocks, movable) };
-        // SAFETY: as above.
-        let owners = unsafe { Carved::carve(&mut room, at, owned, |_| Owner::new()) };
-        // SAFETY: as above.
-        let cpus = unsafe { Carved::carve(&mut room, at, cpus, |_| PerCpu::new(&tuning)) };
+        // SAFETY: as above; an owner of zeros is none.
+        let owners = unsafe { Carved::zeroed(&mut room, at, owned, Owner::new) };
+        // SAFETY: as above; lists and counters of zeros are empty ones.
+        let cpus = unsafe { Carved::zeroed(&mut room, at, cpus, PerCpu::new) };
         let counted = "the sum of all metadata was taken";
         let zone = Zone {
             kind,
@@ -105,8 +97,27 @@ impl<P: Platform> Zone<P> {
             progress: Progress::new(blocks as u32),
         };
         debug_assert!(room.is_empty());
+        let mut hole = base;
+        while hole < end {
+            let next = parts().filter(|part| part.end() > hole).map(|part| part.start());
+            let next = next.min().unwrap_or(end);
+            zone.reserve(FrameRange::new(hole, next));
+            let part = parts().find(|part| part.start() == next);
+            hole = part.map_or(end, |part| part.end());
+        }
         platform.on_this_cpu(|_| parts().for_each(|part| zone.lock().give_range(part)));
         Ok(zone)
+    }
+
+    /// Makes blocks of frames that are not the zone's.
+    fn reserve(&self, hole: FrameRange) {
+        let Some(start) = self.index(hole.start()) else {
+            return;
+        };
+        for (index, order) in start.blocks(hole.len()) {
+            self.frame(index)
+                .set(State::head(Kind::Reserved, order, MigrateType::Unmovable));
+        }
     }
 
     fn empty(kind: ZoneKind) -> Zone<P> {

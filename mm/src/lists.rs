@@ -97,7 +97,8 @@ impl Tuning {
         (self.batch >> order.get()).max(1)
     }
 
-    /// How many blocks of `order` fit on a list. 0 in small zones: such blocks come and go through the buddy.
+    /// How many blocks of `order` fit on a list, at most as many as it has slots for. 0 in small zones: such blocks come and go through the buddy.
+    #[inline]
     pub(crate) fn high(&self, order: Order) -> u32 {
         self.high >> order.get()
     }
@@ -107,7 +108,6 @@ impl Tuning {
 /// cost, and an allocation does not wait for the frame's metadata to find the next one.
 pub(crate) struct Lists {
     lengths: [u32; LISTS],
-    high: [u32; ORDERS],
     slots: [FrameIndex; MigrateType::COUNT * SLOTS_OF_TYPE],
 }
 
@@ -117,11 +117,9 @@ const _: () = {
 
 impl Lists {
     /// Empty lists.
-    pub(crate) fn new(tuning: &Tuning) -> Lists {
-        let order = |o| Order::new(o as u8).expect("lists are of small orders");
+    pub(crate) fn new() -> Lists {
         Lists {
             lengths: [0; LISTS],
-            high: core::array::from_fn(|o| tuning.high(order(o))),
             slots: [FrameIndex::new(0); _],
         }
     }
@@ -137,9 +135,9 @@ impl Lists {
     /// Adds a block to a list, or returns `false` where it is full.
     #[inline]
     #[must_use]
-    pub(crate) fn push(&mut self, list: ListId, block: FrameIndex) -> bool {
+    pub(crate) fn push(&mut self, list: ListId, block: FrameIndex, tuning: &Tuning) -> bool {
         let length = &mut self.lengths[list.index()];
-        if *length >= self.high[list.order.index()] {
+        if *length >= tuning.high(list.order) {
             return false;
         }
         self.slots[list.slot() + *length as usize] = block;

@@ -19,7 +19,7 @@
 use core::fmt;
 
 use crate::fault::{Fault, planted};
-use crate::lists::{Lists, Tuning};
+use crate::lists::Lists;
 use crate::platform::Platform;
 use crate::stat::Events;
 use crate::sync::{AtomicBool, Ordering, UnsafeCell};
@@ -47,11 +47,11 @@ struct Own {
 unsafe impl Sync for PerCpu {}
 
 impl PerCpu {
-    pub(crate) fn new(tuning: &Tuning) -> PerCpu {
+    pub(crate) fn new() -> PerCpu {
         PerCpu {
             drain: AtomicBool::new(false),
             own: Own {
-                lists: UnsafeCell::new(Lists::new(tuning)),
+                lists: UnsafeCell::new(Lists::new()),
                 events: Events::new(),
             },
         }

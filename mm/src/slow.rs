@@ -143,12 +143,12 @@ impl<P: Platform> PageAllocator<P> {
         // SAFETY: called in `on_this_cpu` for this CPU; nothing inside comes here again.
         unsafe {
             pcp.lists(|lists| {
-                if !lists.push(list, index) {
+                if !lists.push(list, index, &zone.tuning) {
                     let mut buddy = zone.lock();
                     let batch = zone.tuning.batch(order) as usize;
                     let drained = lists.drain(list, batch, |block| buddy.give(block, order));
                     pcp.events().add(Event::PcpuDrain, drained);
-                    let room = lists.push(list, index);
+                    let room = lists.push(list, index, &zone.tuning);
                     debug_assert!(room, "a batch was drained");
                 }
             });
@@ -190,7 +190,7 @@ impl<P: Platform> PageAllocator<P> {
             unsafe {
                 pcp.lists(|lists| {
                     for block in store {
-                        let room = lists.push(list, block);
+                        let room = lists.push(list, block, &zone.tuning);
                         debug_assert!(room, "the list was empty, and a batch is less than it holds");
                         stored += 1;
                     }

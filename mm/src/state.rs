@@ -23,11 +23,10 @@ use crate::order::Order;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// Not the allocator's: no memory, carved out for metadata, or found to be bad. 0, so that zeroed metadata
-    /// gives nothing away.
-    Reserved = 0,
-    /// Part of the block of a lower frame.
-    Tail = 1,
+    /// Part of the block of a lower frame. 0: so zeroed metadata need not be written to, but at the heads.
+    Tail = 0,
+    /// Head of a block that is not the allocator's: no memory, carved out for metadata, or found to be bad.
+    Reserved = 1,
     /// Head of a block on a free list of the buddy.
     Free = 2,
     /// Head of a block on the list of a CPU.
@@ -60,10 +59,10 @@ const TYPE_MASK: u64 = 0xff << TYPE_SHIFT;
 pub(crate) const SHARED: u64 = 1 << 56;
 
 impl State {
-    /// The state of frames that are not the allocator's.
-    pub(crate) const RESERVED: State = State(0);
+    /// The state of a frame that is not the allocator's.
+    pub(crate) const RESERVED: State = State::head(Kind::Reserved, Order::FRAME, MigrateType::Unmovable);
     /// The state of a frame inside of a block.
-    pub(crate) const TAIL: State = State((Kind::Tail as u64) << KIND_SHIFT);
+    pub(crate) const TAIL: State = State(0);
 
     /// The state with this value, which was a state's.
     #[inline(always)]
@@ -93,11 +92,11 @@ impl State {
     #[inline]
     pub const fn kind(self) -> Kind {
         match (self.0 >> KIND_SHIFT) as u8 {
-            1 => Kind::Tail,
+            1 => Kind::Reserved,
             2 => Kind::Free,
             3 => Kind::Listed,
             4 => Kind::Allocated,
-            _ => Kind::Reserved,
+            _ => Kind::Tail,
         }
     }
 

@@ -131,8 +131,8 @@ impl<P: Platform> Zone<P> {
         Buddy::new(self, self.lists.lock())
     }
 
-    /// The blocks and the frames of no block in a pageblock, ascending: each head or reserved frame with its
-    /// state. Empty where a larger block starts below and covers the pageblock.
+    /// The blocks in a pageblock, reserved ones too, ascending: each head with its state. Empty where a larger
+    /// block starts below and covers the pageblock, and where nobody has had the memory [yet](crate::Zone::run).
     ///
     /// Under the lock of the zone it sees each block once: nobody else splits or merges. Without it, it may
     /// see the same memory twice or not at all, but always ends.
@@ -145,8 +145,10 @@ impl<P: Platform> Zone<P> {
                 let index = FrameIndex::new(next as u32);
                 let state = self.frames[next].state();
                 let block = match state.kind() {
-                    Kind::Reserved | Kind::Tail => 1,
-                    Kind::Free | Kind::Listed | Kind::Allocated => state.order().frames() as usize,
+                    Kind::Tail => 1,
+                    Kind::Reserved | Kind::Free | Kind::Listed | Kind::Allocated => {
+                        state.order().frames() as usize
+                    }
                 };
                 next += block;
                 if state.kind() != Kind::Tail {
@@ -157,15 +159,29 @@ impl<P: Platform> Zone<P> {
         })
     }
 
-    /// Head of the block that the frame at `index` is part of, and its state. `None` for a reserved frame, or
-    /// if blocks changed meanwhile, which the lock of the zone prevents.
+    /// Head of the block that the frame at `index` is part of, and its state. `None` for a reserved frame, for
+    /// one that nobody has had [yet](crate::Zone::run), or if blocks changed meanwhile, which the lock of the
+    /// zone prevents.
     pub fn head_of(&self, index: FrameIndex) -> Option<(FrameIndex, State)> {
+        self.block_of(index)
+            .filter(|(_, state)| state.kind() != Kind::Reserved)
+    }
+
+    /// As [`head_of`](Zone::head_of), of reserved frames too.
+    pub(crate) fn block_of(&self, index: FrameIndex) -> Option<(FrameIndex, State)> {
         Order::all()
             .map(|order| index.align_down(order))
             .map(|head| (head, self.frame(head).state()))
             .find(|(_, state)| state.kind() != Kind::Tail)
-            .filter(|(head, state)| {
-                state.kind() != Kind::Reserved && index.align_down(state.order()) == *head
-            })
+            .filter(|(head, state)| index.align_down(state.order()) == *head)
+    }
+
+    /// How many blocks of the largest order lie behind the free one at `index` that nobody has had yet: it
+    /// stands for all of them on its list, so that the metadata of memory which is never used is never touched.
+    pub fn run(&self, index: FrameIndex) -> u32 {
+        match self.frame(index).state() {
+            state if state.free(Order::MAX) => self.frame(index).private() as u32,
+            _ => 0,
+        }
     }
 }

@@ -14,6 +14,9 @@ pub(crate) const BOOT_INFO: u64 = PAGE_SIZE;
 /// Page tables lie from here up to the kernel.
 pub(crate) const PAGE_TABLES: u64 = 2 * PAGE_SIZE;
 
+/// What the kernel may need while it boots, whatever the guest's size; a reserve that it keeps free, too.
+const BOOT_ROOM: u64 = 512 << 10;
+
 /// More than this the page tables below the kernel could not map.
 const MAX_MEMORY: u64 = 256 << 30;
 
@@ -46,8 +49,9 @@ impl Layout {
             base: end(report) + PAGE_SIZE,
             len: u64::from(vcpus) * CPU_AREA_STRIDE - PAGE_SIZE,
         };
-        // Room for what the kernel allocates while it boots, a few bytes for each vCPU.
-        let needed = end(cpu_areas) + PAGE_SIZE * (1 + u64::from(vcpus));
+        // Room for the kernel's allocator, which keeps up to 1/64 for itself and has lists for each vCPU in up to
+        // two zones, and for what is allocated while it boots.
+        let needed = end(cpu_areas) + (memory.min(HOLE) >> 6) + 4 * PAGE_SIZE * u64::from(vcpus) + BOOT_ROOM;
         if needed > HOLE {
             return Err(Error::Usage(format!(
                 "{vcpus} vCPUs do not fit below the hole in memory at 3 GiB: give fewer"

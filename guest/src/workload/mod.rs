@@ -20,13 +20,12 @@ use pvlock::SpinBudget;
 
 use crate::clock;
 use crate::cpu::Cpu;
-use crate::memory::BootMemory;
 use crate::pv::meet;
 use crate::{hypercall, preempt, report};
 
 /// Takes the memory that the workload needs. vCPU 0 calls it while it boots.
-pub(crate) fn init(memory: &mut BootMemory, boot: &BootInfo) {
-    interrupts::init(memory, boot);
+pub(crate) fn init(boot: &BootInfo) {
+    interrupts::init(boot);
 }
 
 /// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished.

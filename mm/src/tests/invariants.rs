@@ -39,9 +39,12 @@ pub(crate) fn check<P: Platform>(allocator: &PageAllocator<P>, held: &Held) -> C
     })
 }
 
-/// All blocks of a zone, ascending.
+/// All blocks of a zone, ascending, those of runs too.
 fn blocks<P: Platform>(zone: &Zone<P>) -> impl Iterator<Item = (FrameIndex, State)> {
-    (0..zone.pageblocks().len()).flat_map(|block| zone.heads(BlockIndex::new(block as u32)))
+    let heads = (0..zone.pageblocks().len()).flat_map(|block| zone.heads(BlockIndex::new(block as u32)));
+    heads.flat_map(|(index, state)| {
+        (0..=zone.run(index)).map(move |i| (index.plus(i * Order::MAX.frames()), state))
+    })
 }
 
 /// Every frame is in one state, and states sum to the total (1).
@@ -52,10 +55,6 @@ fn one_state_each<P: Platform>(zone: &Zone<P>, allocated: &mut Held) -> Check {
         require(index.get() == next, || {
             format!("frames from {next} to {index:?} are of no block")
         })?;
-        if state.kind() == Kind::Reserved {
-            next += 1;
-            continue;
-        }
         let length = state.order().frames() as usize;
         require(index.aligned(state.order()), || {
             format!("{index:?} is not aligned: {state:?}")
@@ -65,8 +64,10 @@ fn one_state_each<P: Platform>(zone: &Zone<P>, allocated: &mut Held) -> Check {
             require(tail == State::TAIL, || {
                 format!("{i} frames behind {index:?} {state:?} is {tail:?}")
             })?;
-            let head = zone.head_of(FrameIndex::new((index.get() + i) as u32));
-            require(head == Some((index, state)), || {
+            let head = zone.block_of(FrameIndex::new((index.get() + i) as u32));
+            // Memory that nobody has had yet is of no block, and its first frame is a tail, too.
+            let fresh = zone.frame(index).state() == State::TAIL;
+            require(head == (!fresh).then_some((index, state)), || {
                 format!("head of the block is not found: {head:?}")
             })?;
         }
@@ -83,7 +84,11 @@ fn one_state_each<P: Platform>(zone: &Zone<P>, allocated: &mut Held) -> Check {
             };
             allocated.insert(zone.number(index).number(), block);
         }
-        managed += length as u64;
+        managed += if state.kind() == Kind::Reserved {
+            0
+        } else {
+            length as u64
+        };
         free += if state.kind() == Kind::Free {
             length as u64
         } else {
@@ -134,8 +139,9 @@ fn lists_are_right<P: Platform>(allocator: &PageAllocator<P>, zone: &Zone<P>) ->
     });
     for (row, order) in counts.iter().zip(Order::all()) {
         for (count, of) in row.iter().zip(MigrateType::ALL) {
-            let length = listed.iter().filter(|(_, o, t)| (*o, *t) == (order, of)).count();
-            require(length == *count as usize, || {
+            let list = listed.iter().filter(|(_, o, t)| (*o, *t) == (order, of));
+            let length: u32 = list.map(|(index, ..)| 1 + zone.run(*index)).sum();
+            require(length == *count, || {
                 format!("{length} {of:?} of {order:?}, counted {count}")
             })?;
         }
@@ -157,8 +163,9 @@ fn lists_are_right<P: Platform>(allocator: &PageAllocator<P>, zone: &Zone<P>) ->
     let free = blocks(zone)
         .filter(|(_, state)| state.kind() == Kind::Free)
         .count();
-    require(free == listed.len(), || {
-        format!("{free} free blocks, {} on lists", listed.len())
+    let listed: u32 = listed.iter().map(|(index, ..)| 1 + zone.run(*index)).sum();
+    require(free == listed as usize, || {
+        format!("{free} free blocks, {listed} on lists")
     })
 }
 
@@ -171,10 +178,11 @@ pub(crate) fn check_drained<P: Platform>(allocator: &PageAllocator<P>, held: &He
             let below = held.range(..=number).next_back();
             below.is_some_and(|(start, block)| number < start + u64::from(block.order.frames()))
         };
-        let free = |index: FrameIndex| {
-            let managed = zone.frame(index).state() != State::RESERVED;
-            managed && !is_held(index)
-        };
+        let mut reserved = std::vec![false; zone.frames().len()];
+        for (index, state) in blocks(zone).filter(|(_, state)| state.kind() == Kind::Reserved) {
+            reserved[index.get()..][..state.order().frames() as usize].fill(true);
+        }
+        let free = |index: FrameIndex| !reserved[index.get()] && !is_held(index);
         let mut expected = Vec::new();
         merge(&free, zone.frames().len(), &mut expected);
         let got = blocks(zone).filter(|(_, state)| state.kind() == Kind::Free);

@@ -17,11 +17,11 @@ use crate::{
 /// CPUs of the machine.
 pub(crate) const CPUS: u32 = 3;
 
-/// 10.5 MiB below 4 GiB, with a hole; 3 MiB and a few frames above. Ends lie inside of pageblocks.
+/// 14.5 MiB below 4 GiB, with a hole; 3 MiB and a few frames above. Ends lie inside of pageblocks.
 pub(crate) fn regions() -> Vec<FrameRange> {
     let region = |start: u64, len| FrameRange::new(FrameNumber::new(start), FrameNumber::new(start + len));
     [
-        region(0x205, 0x900),
+        region(0x205, 0xd00),
         region(0x1003, 0x180),
         region(0x10_0000, 0x303),
     ]

@@ -45,10 +45,10 @@ fn bad_frees<const CHECKS: bool, const FAULT: u8>(steps: &[Step], frees: &[(Inde
     for (which, order) in frees {
         let frame = *which.get(&candidates);
         let order = Order::new(*order).expect("in range");
-        let reserved = machine
-            .allocator
-            .frame(frame)
-            .is_none_or(|f| f.state().kind() == Kind::Reserved);
+        let reserved = machine.allocator.find(frame).is_none_or(|(zone, index, _)| {
+            zone.block_of(index)
+                .is_some_and(|(_, state)| state.kind() == Kind::Reserved)
+        });
         let Some(expected) = verdict(&machine.held, frame, order, reserved) else {
             continue;
         };

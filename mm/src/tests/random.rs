@@ -78,6 +78,11 @@ fn miscounting_lists_is_found() {
 }
 
 #[test]
+fn losing_runs_is_found() {
+    finds::<{ Fault::LosesRuns as u8 }>(&["of no block", "blocks end", "frames, not"]);
+}
+
+#[test]
 fn claiming_without_moving_is_found() {
     finds::<{ Fault::ClaimsWithoutMoving as u8 }>(&[
         "its pageblock is not",

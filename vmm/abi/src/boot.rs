@@ -78,7 +78,7 @@ pub struct BootInfo {
     pub report: Region,
     /// The vCPUs' areas, [`CPU_AREA_STRIDE`] apart; the first one starts at `base`.
     pub cpu_areas: Region,
-    /// Memory the guest may use as it likes; unused entries are empty.
+    /// Memory the guest may use as it likes, zeroed; unused entries are empty.
     pub memory: [Region; MEMORY_REGIONS],
     /// What to do.
     pub run: RunConfig,

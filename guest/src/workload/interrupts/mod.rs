@@ -15,15 +15,14 @@ use abi::port;
 
 use crate::cpu::Cpu;
 use crate::hypercall;
-use crate::memory::BootMemory;
 
 /// Most vCPUs that take part in [`nested`], [`state`] and [`ticks`], which have room for as many. Others only
 /// handle what they are sent.
 const MOST_VCPUS: usize = 64;
 
 /// Takes the memory that a workload of this module needs. vCPU 0 calls it while it boots.
-pub(super) fn init(memory: &mut BootMemory, boot: &BootInfo) {
-    shootdown::init(memory, boot);
+pub(super) fn init(boot: &BootInfo) {
+    shootdown::init(boot);
 }
 
 /// Does what `workload` says, one of these.

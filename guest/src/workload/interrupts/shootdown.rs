@@ -10,7 +10,7 @@ use abi::interrupt::{FIRST_EXTERNAL, target};
 use pvlock::Platform;
 
 use crate::cpu::Cpu;
-use crate::memory::BootMemory;
+use crate::memory;
 use crate::once::Once;
 use crate::pv::Pv;
 use crate::workload::{Measured, Random, report_elapsed, rounds};
@@ -50,9 +50,9 @@ static MAPPING: AtomicU64 = AtomicU64::new(0);
 const OVER: u64 = u64::MAX;
 
 /// Takes the memory. vCPU 0 calls it while it boots.
-pub(super) fn init(memory: &mut BootMemory, boot: &BootInfo) {
+pub(super) fn init(boot: &BootInfo) {
     if boot.run.workload == Workload::Shootdown as u32 {
-        PAGES.set(memory.slice(5, || Page([const { AtomicU64::new(0) }; 512])));
+        PAGES.set(memory::slice(5, || Page([const { AtomicU64::new(0) }; 512])));
     }
 }
 
