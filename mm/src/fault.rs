@@ -77,6 +77,10 @@ pub enum Fault {
     UserFailsLate,
     /// The first block of a run is taken, and the rest forgotten.
     LosesRuns,
+    /// An object that a CPU takes from a slab stays free there.
+    HandsObjectsOutTwice,
+    /// A slab that was full is not listed when an object comes back.
+    LosesFullSlabs,
 }
 
 #[cfg(any(test, loom))]
@@ -116,6 +120,8 @@ impl Fault {
             UserMovesPinned,
             UserFailsLate,
             LosesRuns,
+            HandsObjectsOutTwice,
+            LosesFullSlabs,
         ];
         let fault = all[number as usize];
         assert!(fault as u8 == number);

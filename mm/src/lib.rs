@@ -83,6 +83,7 @@
 //! - `buddy`, `fallback`: free lists and what is taken when a type has run out. `watermark`: how much stays free.
 //! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
 //! - `movable`: pages that can be moved, and by whom. `compaction`: why, when and where to.
+//! - `slab`: objects smaller than a frame.
 //! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.
 //! - `stat`, `view`: what is counted, and `/proc` as text.
 //! - `platform`: the machine. `sync`: core's atomics or loom's. `fault`: what tests do wrong on purpose.
@@ -114,6 +115,7 @@ mod platform;
 mod report;
 mod request;
 mod share;
+mod slab;
 mod slow;
 mod stat;
 mod state;
@@ -141,6 +143,7 @@ pub use pageblock::Pageblock;
 pub use platform::{Cpu, Platform};
 pub use report::{BadPage, LastOwner, Misuse};
 pub use request::{AllocError, Effort, Request};
+pub use slab::{Cache, Heap, Object};
 pub use stat::Event;
 pub use state::{Kind, State};
 pub use watermark::{Mark, Watermarks, min_free};

@@ -103,7 +103,7 @@ impl<P: Platform> Zone<P> {
             .owned(index, order)
             .filter(|(_, o)| o.poisoned.load(Ordering::Relaxed));
         let bad = poisoned.find_map(|(index, _)| {
-            let offset = first_change(platform.frame_ptr(self.number(index)))?;
+            let offset = first_change(platform.frame_ptr(self.number(index)), FRAME_BYTES)?;
             Some((index, offset))
         });
         match bad {
@@ -118,15 +118,15 @@ impl<P: Platform> Zone<P> {
     }
 }
 
-/// The first byte of the frame at `bytes` that is not poison any more, and where it is. The platform's promise
-/// about memory holds for `bytes`, and the caller has the frame.
-fn first_change(bytes: *mut u8) -> Option<(u32, u8)> {
+/// The first of the `length` bytes, a multiple of eight, at `bytes` that is not poison any more, and where it is.
+/// The platform's promise about memory holds for `bytes`, and the caller has that memory.
+pub(crate) fn first_change(bytes: *mut u8, length: usize) -> Option<(u32, u8)> {
     const WORD: usize = size_of::<u64>();
     let words = bytes.cast::<u64>();
-    (0..FRAME_BYTES / WORD).find_map(|i| {
-        // SAFETY: `i` is below the number of words of a frame.
+    (0..length / WORD).find_map(|i| {
+        // SAFETY: `i` is below the number of words.
         let place = unsafe { words.add(i) };
-        // SAFETY: the platform promises that it can be read, and alignment to a frame. Volatile, because
+        // SAFETY: the platform promises that it can be read, and alignment. Volatile, because
         // somebody may be writing to it by mistake just now, and that is what this is to find out.
         let word = unsafe { place.read_volatile() }.to_le_bytes();
         let byte = word.iter().position(|byte| *byte != POISON)?;

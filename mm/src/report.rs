@@ -30,6 +30,17 @@ pub enum Misuse {
     },
     /// A reference to it was given back, or it was to be shared, but nobody has it.
     NotAllocated,
+    /// What was freed is no object of the cache that it was freed to. If memory is not mapped one to one, the
+    /// report's frame means nothing.
+    NotObject {
+        /// Its address.
+        at: usize,
+    },
+    /// An object in it was freed, but is free already.
+    ObjectFreedTwice {
+        /// Its address.
+        at: usize,
+    },
     /// It was written to while it was free.
     UsedWhileFree {
         /// Where in the frame, in bytes.
@@ -78,6 +89,10 @@ impl fmt::Display for BadPage {
             }
             Misuse::InUse { references } => write!(f, "freed, but shared, with {references} references"),
             Misuse::NotAllocated => f.write_str("nobody has it, so there is no reference to it"),
+            Misuse::NotObject { at } => write!(f, "{at:#x} was freed, but it is no object of that cache"),
+            Misuse::ObjectFreedTwice { at } => {
+                write!(f, "the object at {at:#x} was freed, but it is free already")
+            }
             Misuse::UsedWhileFree { offset, found } => {
                 write!(
                     f,

@@ -11,6 +11,7 @@ mod movers;
 mod random;
 mod recipe;
 mod sizes;
+mod slab;
 mod threads;
 mod views;
 
