@@ -1,11 +1,12 @@
-//! The kernel's memory: one page allocator, made by vCPU 0 of what the VMM gave.
+//! The kernel's memory: one page allocator, made by vCPU 0 of what the VMM gave, and objects on top of it.
 
 use core::slice;
 
 use abi::boot::BootInfo;
+use abi::memory::{EVENTS, MEMORY_REPORT, MemoryReport, ORDERS, TYPES, ZONES, ZoneReport};
 use mm::{
-    BadPage, FRAME_SIZE, FrameNumber, FrameRange, MigrateType, Order, PageAllocator, PhysAddr, Platform,
-    Request,
+    BadPage, Event, FRAME_SIZE, FrameNumber, FrameRange, Heap, Mark, MigrateType, Order, PageAllocator,
+    PhysAddr, Platform, Request, Zone, ZoneKind,
 };
 use pvlock::PvQSpinlock;
 
@@ -41,6 +42,7 @@ unsafe impl Platform for Machine {
 }
 
 static PAGES: Once<PageAllocator<Machine>> = Once::new();
+static HEAP: Once<Heap<'static, Machine>> = Once::new();
 
 /// Makes the allocator. vCPU 0 calls it while it boots, before anything allocates.
 pub(crate) fn init(boot: &BootInfo) {
@@ -52,12 +54,19 @@ pub(crate) fn init(boot: &BootInfo) {
         Ok(pages) => PAGES.set(pages),
         Err(error) => panic!("no memory: {error}"),
     }
+    HEAP.set(Heap::new(pages()));
 }
 
 /// The allocator.
 #[inline]
 pub(crate) fn pages() -> &'static PageAllocator<Machine> {
     PAGES.get()
+}
+
+/// Objects smaller than a frame.
+#[inline]
+pub(crate) fn heap() -> &'static Heap<'static, Machine> {
+    HEAP.get()
 }
 
 /// A slice of `len` elements made by `make`, for good, starting on a frame of its own.
@@ -82,4 +91,49 @@ pub(crate) fn slice<T>(len: usize, make: impl Fn() -> T) -> &'static [T] {
     }
     // SAFETY: `len` elements were just written there, and the block is never freed.
     unsafe { slice::from_raw_parts(first, len) }
+}
+
+const _: () = assert!(
+    ZoneKind::COUNT == ZONES
+        && Order::COUNT == ORDERS
+        && MigrateType::COUNT == TYPES
+        && Event::ALL.len() <= EVENTS
+);
+
+/// What the allocator has counted, and what is free now.
+pub(crate) fn report() -> MemoryReport {
+    let mut report = MemoryReport::default();
+    for zone in pages().zones() {
+        report.zones[zone.kind() as usize] = zone_report(zone);
+    }
+    report
+}
+
+fn zone_report(zone: &Zone<Machine>) -> ZoneReport {
+    let mut report = ZoneReport {
+        managed: zone.managed(),
+        free: zone.free(),
+        min: zone.watermarks().get(Mark::Min),
+        low: zone.watermarks().get(Mark::Low),
+        high: zone.watermarks().get(Mark::High),
+        ..ZoneReport::default()
+    };
+    for event in Event::ALL {
+        report.events[event as usize] = pages().count(zone.kind(), event);
+    }
+    for (order, counts) in pages().free_counts(zone.kind()).into_iter().enumerate() {
+        for (of_type, count) in report.free_blocks.iter_mut().zip(counts) {
+            of_type[order] = count.into();
+        }
+    }
+    for pageblock in zone.pageblocks() {
+        report.pageblocks[pageblock.migrate_type() as usize] += 1;
+    }
+    report
+}
+
+/// Leaves `report` for the VMM: vCPU 0's job.
+pub(crate) fn write_report(boot: &BootInfo, report: MemoryReport) {
+    // SAFETY: the VMM reserved it; only vCPU 0 gets here, and the VMM reads it only when no vCPU runs any more.
+    unsafe { ((boot.report.base + MEMORY_REPORT) as *mut MemoryReport).write(report) };
 }

@@ -114,11 +114,6 @@ impl<P: Platform> PageAllocator<P> {
         self.find(frame).map(|(_, _, metadata)| metadata)
     }
 
-    /// The machine it is for.
-    pub fn platform(&self) -> &P {
-        &self.platform
-    }
-
     /// The zones, the one to be used first in front. Some may be empty.
     pub fn zones(&self) -> &[Zone<P>; ZoneKind::COUNT] {
         &self.zones

@@ -9,6 +9,7 @@ use crate::order::Order;
 use crate::platform::Platform;
 use crate::stat::Event;
 use crate::zone::Zone;
+use crate::zone_kind::ZoneKind;
 
 impl<P: Platform> PageAllocator<P> {
     /// Free blocks by zone and order: `/proc/buddyinfo`.
@@ -83,6 +84,11 @@ impl<P: Platform> PageAllocator<P> {
             }
             Ok(())
         })
+    }
+
+    /// Number of free blocks in a zone by order and type, all of one moment.
+    pub fn free_counts(&self, zone: ZoneKind) -> [[u32; MigrateType::COUNT]; Order::COUNT] {
+        self.counts(self.zone(zone))
     }
 
     /// Lengths of a zone's free lists, all of one moment.

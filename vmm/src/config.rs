@@ -142,6 +142,8 @@ pub enum PlantedFault {
     RelativeTimer,
     /// The guest flushes no TLB after it has changed a mapping.
     NoFlush,
+    /// The guest frees memory that it still uses.
+    EarlyFree,
 }
 
 impl PlantedFault {
@@ -152,6 +154,7 @@ impl PlantedFault {
             Self::NoFpu => fault::NO_FPU,
             Self::RelativeTimer => fault::RELATIVE_TIMER,
             Self::NoFlush => fault::NO_FLUSH,
+            Self::EarlyFree => fault::EARLY_FREE,
             _ => fault::NONE,
         }
     }

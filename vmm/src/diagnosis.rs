@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use abi::config::Workload;
+use abi::memory::MEMORY_REPORT;
 use abi::port::exit_code;
 use abi::report::{LOG, LogEntry, Report, VCPU_REPORTS, VcpuReport};
 use abi::vcpu_page::state;
@@ -210,7 +211,16 @@ fn read_report(machine: &Machine, workload: Workload) -> Result<GuestReport, Err
     let log = (0..run.log_entries.min(LOG as u64))
         .map(|index| machine.memory.read(first + index * size_of::<LogEntry>() as u64))
         .collect::<Result<_, _>>()?;
-    Ok(GuestReport { run, vcpus, log })
+    let memory = match workload {
+        Workload::Alloc => Some(machine.memory.read(base + MEMORY_REPORT)?),
+        _ => None,
+    };
+    Ok(GuestReport {
+        run,
+        vcpus,
+        log,
+        memory,
+    })
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct GuestReport {
     pub vcpus: Vec<abi::report::VcpuReport>,
     /// What vCPU 0 saw, and when; empty unless it watched.
     pub log: Vec<abi::report::LogEntry>,
+    /// What its page allocator left; `None` where the workload says nothing of it.
+    pub memory: Option<abi::memory::MemoryReport>,
 }
 
 /// Host time the vCPU threads used between the guest's `MEASURE` calls, summed over them.

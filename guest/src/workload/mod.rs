@@ -1,5 +1,6 @@
 //! What the vCPUs do, all of them, from the first barrier to the last.
 
+mod alloc;
 mod costs;
 mod hostile;
 mod interrupts;
@@ -26,6 +27,7 @@ use crate::{hypercall, preempt, report};
 /// Takes the memory that the workload needs. vCPU 0 calls it while it boots.
 pub(crate) fn init(boot: &BootInfo) {
     interrupts::init(boot);
+    alloc::init(boot);
 }
 
 /// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished.
@@ -47,6 +49,7 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         Workload::Lock => lock::run(cpu, boot, lock),
         Workload::PingPong => ping_pong::run(cpu, boot),
         Workload::Costs => costs::run(cpu, boot),
+        Workload::Alloc => alloc::run(cpu, boot),
         Workload::Spin => observe::spin(cpu, boot),
         Workload::Observe => observe::observe(cpu, boot),
         Workload::IpiRace

@@ -71,6 +71,7 @@ named! {
         Ticks = 33, "ticks", "self-test: a timer of 250 Hz on each of up to 64 vCPUs, for --duration";
         Shootdown = 34, "shootdown", "self-test: vCPU 0 remaps a page that the others read, and has them flush their TLBs";
         BadInterrupts = 35, "bad-interrupts", "self-test: vCPU 0 asks for interrupts that make no sense, then ends";
+        Alloc = 70, "alloc", "every vCPU allocates, stamps, checks and frees memory for --duration; counts blocks";
         HostilePorts = 50, "hostile-ports", "self-test: garbage to ports that exist, then accesses of any kind to any port";
         HostileCalls = 51, "hostile-calls", "self-test: hypercalls with arguments that make no sense, in thousands";
         HostileConsole = 52, "hostile-console", "self-test: every vCPU prints what terminals choke on and forges messages";
@@ -110,6 +111,8 @@ pub mod fault {
     pub const RELATIVE_TIMER: u32 = 3;
     /// Nobody flushes its TLB after a change of a mapping.
     pub const NO_FLUSH: u32 = 4;
+    /// [`Workload::Alloc`](super::Workload::Alloc) frees blocks that it still uses.
+    pub const EARLY_FREE: u32 = 5;
 }
 
 /// How [`RunConfig::spin_ns`] is to be read.

@@ -11,6 +11,7 @@
 //! | [`config`] | what the guest is asked to do: lock, workload, times |
 //! | [`vcpu_page`] | the page each vCPU shares with the VMM while it runs |
 //! | [`report`] | what the guest leaves behind for the VMM to read |
+//! | [`memory`] | what the guest's page allocator leaves behind |
 //! | [`histogram`] | the buckets of the report's histograms |
 //! | [`interrupt`] | interrupt vectors and their targets |
 //! | [`note`] | the ELF note that makes a file a pvlab guest |
@@ -24,13 +25,14 @@ pub mod config;
 pub mod histogram;
 pub mod interrupt;
 pub mod kick;
+pub mod memory;
 pub mod note;
 pub mod port;
 pub mod report;
 pub mod vcpu_page;
 
 /// Version of everything in this crate.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Unit of guest memory protection, in bytes.
 pub const PAGE_SIZE: u64 = 4096;

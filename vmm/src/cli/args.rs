@@ -87,7 +87,7 @@ pub(super) struct RunArgs {
     pub(super) seed: u64,
     #[command(flatten)]
     pub(super) preemption: PreemptionArgs,
-    /// Count the vCPUs' exits by their reasons, and time them
+    /// Count the vCPUs' exits by their reasons, and time them; and show what the guest's memory was like in the end
     #[arg(long, help_heading = "Result")]
     pub(super) stats: bool,
     /// How to write the result

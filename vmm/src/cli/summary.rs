@@ -1,5 +1,6 @@
 //! Results as text that a newcomer can read.
 
+mod memory;
 mod preemption;
 
 use abi::config::{Workload, pairs};
@@ -28,9 +29,11 @@ pub(super) fn summary(results: &Results) -> String {
             )
         }
         Workload::PingPong => format!("{header}\n{}{hits}", ping_pongs(&results.runs)),
+        Workload::Alloc => format!("{header}\n{}{hits}", memory::allocations(&results.runs)),
         _ => format!("{header}\n{}{hits}", others(&results.runs)),
     };
     text.extend(results.runs.iter().map(exits::table));
+    text.extend(results.runs.iter().map(memory::views));
     text
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use abi::boot::Region;
 use abi::config::Workload;
+use abi::memory::MemoryReport;
 use abi::report::{Report, VcpuReport};
 
 use super::{Input, Target};
@@ -24,7 +25,9 @@ pub(super) const TARGET: Target = Target {
 /// Memory for what is read: a [`Report`] and two [`VcpuReport`]s, one after the other.
 const MEMORY: u64 = 64 << 10;
 const VCPUS: usize = 2;
-const WORDS: usize = (size_of::<Report>() + VCPUS * size_of::<VcpuReport>()) / 8;
+const WORDS: usize = (MEMORY_AT as usize + size_of::<MemoryReport>()) / 8;
+/// Behind them, what the allocator leaves.
+const MEMORY_AT: u64 = (size_of::<Report>() + VCPUS * size_of::<VcpuReport>()) as u64;
 
 fn seeds() -> Vec<Vec<u8>> {
     // A header (workload, fill, frequency, host's times), then words and where they go.
@@ -48,6 +51,7 @@ fn seeds() -> Vec<Vec<u8>> {
         healthy.concat(),
         header(1, 0),
         header(0, 0xff),
+        header(3, 0xff),
         [header(2, 0x7f), word(0, WORDS as u16, u64::MAX)].concat(),
     ]
 }
@@ -59,10 +63,11 @@ fn report(data: &[u8]) {
         );
     }
     let mut input = Input(data);
-    let workload = match input.u8() % 3 {
+    let workload = match input.u8() % 4 {
         0 => Workload::Lock,
         1 => Workload::PingPong,
-        _ => Workload::HostilePages,
+        2 => Workload::HostilePages,
+        _ => Workload::Alloc,
     };
     let mut words = [u64::from_le_bytes([input.u8(); 8]); WORDS];
     let tsc_khz = input.u64();
@@ -88,6 +93,7 @@ fn report(data: &[u8]) {
             run: memory.read(0).expect("it was written"),
             vcpus: vcpus.collect(),
             log: Vec::new(),
+            memory: (workload == Workload::Alloc).then(|| memory.read(MEMORY_AT).expect("it was written")),
         }
     });
     let mut config = idle(VCPUS as u32);

@@ -6,10 +6,12 @@ use pvlock::Event;
 use serde::{Serialize, Serializer};
 
 use super::Exit;
+use super::memory::Memory;
 use super::statistics::{self, Clock, Percentiles};
 use crate::config::{Config, nanos};
 use crate::exit_stats::VcpuExits;
 use crate::outcome::{Ended, Outcome, Preemptions};
+use crate::units::counted;
 
 /// One launch. Times are in nanoseconds, numbers are sums over the vCPUs unless they say otherwise, and zero
 /// in a run that did not reach its end.
@@ -70,6 +72,8 @@ pub struct Run {
     pub preemptions: Preemptions,
     /// Each vCPU's exits by their reasons; null if they were not to be counted.
     pub exits: Option<Vec<VcpuExits>>,
+    /// What its page allocator left; null where the workload says nothing of it.
+    pub mm: Option<Memory>,
     /// What the guest measured.
     #[serde(flatten)]
     pub measured: Measured,
@@ -80,7 +84,7 @@ pub struct Run {
 pub struct Measured {
     /// How long the workload took.
     pub elapsed_ns: u64,
-    /// Critical sections, or hand-offs of the ping-pong.
+    /// Critical sections, hand-offs of the ping-pong, or blocks of memory that were allocated and freed.
     pub acquisitions: u64,
     /// The same by vCPU.
     pub per_vcpu: Vec<u64>,
@@ -92,9 +96,11 @@ pub struct Measured {
     pub jain_index: f64,
     /// The longest wait for the lock.
     pub longest_wait_ns: u64,
-    /// Waits for the lock, or for the token of the ping-pong; or what exits to the VMM cost.
+    /// Waits for the lock, or for the token of the ping-pong; or what exits to the VMM cost;
+    /// or what it took to allocate a block.
     pub wait_ns: Percentiles,
-    /// Times it was held; or those from a kick of the ping-pong until its target ran; or what kicks cost.
+    /// Times it was held; or those from a kick of the ping-pong until its target ran; or what kicks
+    /// cost; or what it took to free a block.
     pub held_ns: Percentiles,
     /// Time in the slow paths of locks, less that asleep.
     pub spin_ns: u64,
@@ -121,7 +127,7 @@ impl Run {
         let measured = Measured::new(config, outcome);
         let (exit, detail) = match outcome.ended {
             Ended::Completed if measured.exclusion_violations > 0 => {
-                (Exit::Violation, measured.violation_detail())
+                (Exit::Violation, measured.violation_detail(config.workload))
             }
             Ended::Completed => (Exit::Completed, outcome.detail.clone()),
             Ended::Timeout => (Exit::Timeout, outcome.detail.clone()),
@@ -158,6 +164,9 @@ impl Run {
             neighbours: config.neighbours,
             preemptions: outcome.preemptions,
             exits: outcome.exits.clone(),
+            mm: (outcome.report.as_ref())
+                .and_then(|report| report.memory.as_ref())
+                .map(Memory::new),
             measured,
         }
     }
@@ -207,6 +216,10 @@ impl Measured {
                 Workload::Lock | Workload::NestedLocks => statistics::violations(run.plain_counter, vcpus),
                 // What these count: values that an interrupt changed, reads through a stale translation.
                 Workload::Interrupted | Workload::Shootdown => sum(|vcpu| vcpu.intruders),
+                Workload::Alloc => {
+                    let unreturned = report.memory.map_or(0, |memory| memory.unreturned);
+                    sum(|vcpu| vcpu.intruders).saturating_add(unreturned)
+                }
                 _ => 0,
             },
             jain_index: statistics::jain_index(match config.workload {
@@ -234,8 +247,14 @@ impl Measured {
         }
     }
 
-    fn violation_detail(&self) -> String {
+    fn violation_detail(&self, workload: Workload) -> String {
         let (overlapped, all) = (self.exclusion_violations, self.acquisitions);
+        if workload == Workload::Alloc {
+            return format!(
+                "{} of memory had two holders, or did not come back, of {all}",
+                counted(overlapped, "block")
+            );
+        }
         format!("exclusion violated: {overlapped} of {all} critical sections overlapped with another")
     }
 }

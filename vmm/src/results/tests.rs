@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
 use abi::histogram::BUCKETS;
+use abi::memory::{MemoryReport, ZoneReport};
 use abi::report::{EVENTS, Report, VcpuReport};
 use pvlock::Event;
 
@@ -69,6 +70,24 @@ fn report(plain_counter: u64, acquisitions: [u64; 2]) -> GuestReport {
         run,
         vcpus: vcpus.into(),
         log: Vec::new(),
+        memory: None,
+    }
+}
+
+fn memory(word: u64) -> MemoryReport {
+    let zone = ZoneReport {
+        managed: word,
+        free: word,
+        min: word,
+        low: word,
+        high: word,
+        events: [word; abi::memory::EVENTS],
+        free_blocks: [[word; abi::memory::ORDERS]; abi::memory::TYPES],
+        pageblocks: [word; abi::memory::TYPES],
+    };
+    MemoryReport {
+        unreturned: word,
+        zones: [zone; abi::memory::ZONES],
     }
 }
 
@@ -100,6 +119,7 @@ fn garbage(word: u64) -> GuestReport {
         run,
         vcpus: vec![vcpu; 64],
         log: Vec::new(),
+        memory: Some(memory(word)),
     }
 }
 
@@ -136,7 +156,7 @@ fn json_fields_keep_their_names() {
     let run = &json["runs"][0];
     let names = "acquisitions cpu_ns detail duration_ns elapsed_ns entered_ns events exclusion_violations exit exits \
                  guest_steal_ns halt_poll_ns halted_ns halts held_ns hold_ns jain_index kick kicks lock longest_wait_ns \
-                 memory natural_preemptions neighbours pcpus per_vcpu pinned preempt preemptions rejected seed setup_ns \
+                 memory mm natural_preemptions neighbours pcpus per_vcpu pinned preempt preemptions rejected seed setup_ns \
                  spin_budget_iterations spin_budget_ns spin_ns steal_ns think_ns throughput_per_sec vcpus wait_ns \
                  wake_cost_ns workload yield_on_kick";
     assert_eq!(keys(run), names.split_whitespace().collect());
@@ -194,6 +214,39 @@ fn overlapping_critical_sections_make_a_violation() {
 }
 
 #[test]
+fn memory_is_told_by_linux_s_names() {
+    let mut report = report(0, [10, 20]);
+    report.memory = Some(memory(3));
+    let run = Run::new(&config(Workload::Alloc), &outcome(Some(report)));
+    assert_eq!(
+        (run.exit, run.measured.exclusion_violations),
+        (Exit::Violation, 3)
+    );
+    assert_eq!(
+        run.detail,
+        "3 blocks of memory had two holders, or did not come back, of 30"
+    );
+    let mm = &results(run)["runs"][0]["mm"];
+    assert_eq!(mm["unreturned"], 3);
+    assert_eq!(mm["vmstat"]["nr_free_pages"], 6);
+    assert_eq!(mm["vmstat"]["pgfree"], 6);
+    assert_eq!(mm["vmstat"]["pgalloc_dma32"], 3);
+    assert_eq!(mm["vmstat"]["pgalloc_normal"], 3);
+    assert_eq!(mm["zones"][1]["name"], "Normal");
+    assert_eq!(mm["zones"][0]["buddyinfo"], serde_json::json!([9; 11]));
+    assert_eq!(
+        mm["zones"][0]["pagetypeinfo"]["Movable"],
+        serde_json::json!([3; 11])
+    );
+    // A machine may have no memory in a zone, and a workload may say nothing of it.
+    let other = results(Run::new(
+        &config(Workload::Lock),
+        &outcome(Some(self::report(30, [10, 20]))),
+    ));
+    assert_eq!(other["runs"][0]["mm"], serde_json::Value::Null);
+}
+
+#[test]
 fn who_watches_a_ping_pong_is_not_treated_unfairly() {
     let config = Config {
         vcpus: 3,
@@ -239,11 +292,13 @@ fn any_report_makes_a_result() {
                 tsc_khz,
                 ..outcome(Some(garbage(word)))
             };
-            let run = Run::new(&config(Workload::Lock), &outcome);
-            assert!(run.measured.throughput_per_sec.is_finite());
-            assert!(run.measured.jain_index <= 1.0 + 1e-9);
-            assert!(run.measured.wait_ns.p999 <= run.measured.wait_ns.max);
-            results(run);
+            for workload in [Workload::Lock, Workload::Alloc] {
+                let run = Run::new(&config(workload), &outcome);
+                assert!(run.measured.throughput_per_sec.is_finite());
+                assert!(run.measured.jain_index <= 1.0 + 1e-9);
+                assert!(run.measured.wait_ns.p999 <= run.measured.wait_ns.max);
+                results(run);
+            }
         }
     }
 }

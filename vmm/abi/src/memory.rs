@@ -1,0 +1,66 @@
+//! What the guest's page allocator leaves behind: a [`MemoryReport`], [`MEMORY_REPORT`] bytes into the
+//! [report](crate::report).
+//!
+//! Numbers only. What they are called is `mm`'s affair, which both sides know: zones by `mm::ZoneKind`, events by
+//! `mm::Event`, types by `mm::MigrateType`.
+
+use crate::report::Report;
+use crate::{PAGE_SIZE, Plain, assert_layout};
+
+/// Where it lies, from the start of the report.
+pub const MEMORY_REPORT: u64 = 1024;
+
+/// Number of zones.
+pub const ZONES: usize = 2;
+/// Number of orders of blocks.
+pub const ORDERS: usize = 11;
+/// Number of migrate types.
+pub const TYPES: usize = 3;
+/// Most events there is room for.
+pub const EVENTS: usize = 32;
+
+/// A zone. Sizes are in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ZoneReport {
+    /// What can be allocated, or is.
+    pub managed: u64,
+    /// What is free.
+    pub free: u64,
+    /// The watermarks.
+    pub min: u64,
+    /// Below this, somebody should make memory free.
+    pub low: u64,
+    /// Up to this.
+    pub high: u64,
+    /// How often something has happened.
+    pub events: [u64; EVENTS],
+    /// Free blocks by type and order.
+    pub free_blocks: [[u64; ORDERS]; TYPES],
+    /// Pageblocks by type.
+    pub pageblocks: [u64; TYPES],
+}
+
+assert_layout!(ZoneReport, size 40 + 8 * EVENTS + 8 * ORDERS * TYPES + 8 * TYPES, events at 40,
+    free_blocks at 40 + 8 * EVENTS);
+
+/// All zones, at the end of the run, with nothing left on CPUs' lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MemoryReport {
+    /// Frames that should have come back and have not, or not to where they were. 0 if memory is as it was before
+    /// the workload.
+    pub unreturned: u64,
+    /// The zones.
+    pub zones: [ZoneReport; ZONES],
+}
+
+assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>(), zones at 8);
+
+const _: () = assert!(size_of::<Report>() as u64 <= MEMORY_REPORT);
+const _: () = assert!(MEMORY_REPORT + size_of::<MemoryReport>() as u64 <= PAGE_SIZE);
+
+// SAFETY: integers only, `#[repr(C)]`, and the asserted size is the sum of the fields' sizes.
+unsafe impl Plain for ZoneReport {}
+// SAFETY: as above.
+unsafe impl Plain for MemoryReport {}

@@ -1,0 +1,128 @@
+//! What guests did with their memory.
+
+use super::{NONE, cpu_used};
+use crate::results::{Memory, MemoryZone, Run};
+use crate::table::{self, Align};
+use crate::units::{count, counted, rate, time};
+
+/// A row for each run.
+pub(super) fn allocations(runs: &[Run]) -> String {
+    let names = [
+        "blocks",
+        "alloc p50",
+        "p99",
+        "p99.9",
+        "max",
+        "free p50",
+        "p99",
+        "fairness",
+        "CPU used",
+        "failed",
+        "memory",
+    ];
+    let mut columns = [Align::Right; 11];
+    columns[10] = Align::Left;
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    rows.extend(runs.iter().map(|run| {
+        let (measured, alloc, free) = (&run.measured, &run.measured.wait_ns, &run.measured.held_ns);
+        vec![
+            rate(measured.throughput_per_sec),
+            time(alloc.p50),
+            time(alloc.p99),
+            time(alloc.p999),
+            time(alloc.max),
+            time(free.p50),
+            time(free.p99),
+            format!("{:.3}", measured.jain_index),
+            cpu_used(run),
+            failures(run).map_or(NONE.to_owned(), count),
+            match measured.exclusion_violations {
+                _ if !run.counted() => format!("run failed: {}", run.exit.name()),
+                0 => "ok".to_owned(),
+                violations => format!("BROKEN: {}", counted(violations, "violation")),
+            },
+        ]
+    }));
+    table::render(&columns, &rows)
+}
+
+fn failures(run: &Run) -> Option<u64> {
+    let vmstat = &run.mm.as_ref()?.vmstat;
+    Some(
+        vmstat
+            .iter()
+            .find(|(name, _)| *name == "page_allocation_failure")?
+            .1,
+    )
+}
+
+/// `--stats`: the end of the run as `/proc` shows it in Linux; nothing where vCPUs' exits were not counted, or the
+/// workload says nothing of its memory.
+pub(super) fn views(run: &Run) -> String {
+    match (&run.mm, &run.exits) {
+        (Some(memory), Some(_)) => format!(
+            "\n{}\n{}\n{}",
+            buddyinfo(memory),
+            pagetypeinfo(memory),
+            vmstat(memory)
+        ),
+        _ => String::new(),
+    }
+}
+
+fn zones(memory: &Memory) -> impl Iterator<Item = &MemoryZone> {
+    memory.zones.iter().filter(|zone| zone.managed > 0)
+}
+
+fn row(cells: impl IntoIterator<Item = String>, numbers: &[u64]) -> Vec<String> {
+    cells
+        .into_iter()
+        .chain(numbers.iter().map(u64::to_string))
+        .collect()
+}
+
+fn buddyinfo(memory: &Memory) -> String {
+    let mut columns = [Align::Right; 13];
+    columns[0] = Align::Left;
+    let rows: Vec<_> = zones(memory)
+        .map(|zone| row(["Node 0, zone".to_owned(), zone.name.to_owned()], &zone.buddyinfo))
+        .collect();
+    format!(
+        "Free blocks by order, as /proc/buddyinfo has them:\n\n{}",
+        table::render(&columns, &rows)
+    )
+}
+
+fn pagetypeinfo(memory: &Memory) -> String {
+    let mut columns = [Align::Right; 15];
+    columns[0] = Align::Left;
+    let mut rows = Vec::new();
+    for zone in zones(memory) {
+        for ((name, blocks), (_, pageblocks)) in zone.pagetypeinfo.iter().zip(&zone.pageblocks) {
+            let cells = [
+                "Node 0, zone".to_owned(),
+                zone.name.to_owned(),
+                (*name).to_owned(),
+            ];
+            let mut cells = row(cells, blocks);
+            cells.push(pageblocks.to_string());
+            rows.push(cells);
+        }
+    }
+    format!(
+        "By type, and pageblocks of that type, as /proc/pagetypeinfo has them:\n\n{}",
+        table::render(&columns, &rows)
+    )
+}
+
+fn vmstat(memory: &Memory) -> String {
+    let rows: Vec<_> = memory
+        .vmstat
+        .iter()
+        .map(|(name, value)| vec![(*name).to_owned(), value.to_string()])
+        .collect();
+    format!(
+        "As /proc/vmstat has it:\n\n{}",
+        table::render(&[Align::Left, Align::Right], &rows)
+    )
+}
