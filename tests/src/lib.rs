@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `exclusion.rs` | every lock excludes, and the broken one is caught |
 //! | `wake_ups.rs` | no kick is lost, however it travels, and a VMM that loses some is caught |
+//! | `memory.rs` | the guest's memory has one holder at a time, and all of it comes back |
 //! | `interrupts.rs` | no interrupt is lost, and none spoils what it interrupts |
 //! | `endings.rs` | every bad end has its message and its exit code |
 //! | `usage.rs` | bad arguments get one line and code 2; a host without KVM, code 3 |
