@@ -233,10 +233,10 @@ fn memory_is_told_by_linux_s_names() {
     assert_eq!(mm["vmstat"]["pgalloc_dma32"], 3);
     assert_eq!(mm["vmstat"]["pgalloc_normal"], 3);
     assert_eq!(mm["zones"][1]["name"], "Normal");
-    assert_eq!(mm["zones"][0]["buddyinfo"], serde_json::json!([9; 11]));
+    assert_eq!(mm["zones"][0]["buddyinfo"], serde_json::json!(vec![9; 11]));
     assert_eq!(
         mm["zones"][0]["pagetypeinfo"]["Movable"],
-        serde_json::json!([3; 11])
+        serde_json::json!(vec![3; 11])
     );
     // A machine may have no memory in a zone, and a workload may say nothing of it.
     let other = results(Run::new(

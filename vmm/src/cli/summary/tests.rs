@@ -33,6 +33,7 @@ pub(in crate::cli) fn run(lock: LockKind, vcpus: u32, pcpus: usize, acquisitions
         neighbours: 0,
         preemptions: Preemptions::default(),
         exits: None,
+        mm: None,
         measured: Measured {
             elapsed_ns: 1_000_000_000,
             acquisitions,
