@@ -9,7 +9,7 @@
 //! | `stack` | the floor: a stack of frame numbers per CPU, which does nothing else |
 //!
 //! All three find the CPU in the same way, with interrupts masked as the guest does it. They take turns of some 100 µs, and each reports only its own, so
-//! what else happens on the host hits all alike.
+//! what else happens on the host hits all alike. `--ratios` prints how they compare, and nothing else.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, UnsafeCell};
@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use buddy_system_allocator::Heap;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use lock_api::{GuardSend, RawMutex};
 use mm::{
     BadPage, Cpu, FRAME_SIZE, FrameNumber, FrameRange, MigrateType, Order, PageAllocator, Platform, Request,
@@ -368,5 +368,37 @@ fn order0(criterion: &mut Criterion) {
     }
 }
 
+/// Turns of each subject that [`ratios`] takes the median of.
+const TURNS: usize = 201;
+
+/// Prints the time in ns that a frame takes each subject, as JSON: the median of turns that alternate, so that what
+/// they are compared by is the same moment. For `scripts/goals`.
+fn ratios() {
+    let (ours, floor) = (Ours::new(), Floor::new());
+    let measured = [(1, TURN, "one"), (CPUS, TURN << 4, "many")].map(|(threads, count, name)| {
+        let peer = Peer::new(threads);
+        let mut times = [const { Vec::new() }; 3];
+        for _ in 0..TURNS {
+            times[0].push(measure(&floor, Pattern::Pair, threads, count));
+            times[1].push(measure(&ours, Pattern::Pair, threads, count));
+            times[2].push(measure(&peer, Pattern::Pair, threads, count));
+        }
+        let median = |times: &mut Vec<Duration>| {
+            times.sort_unstable();
+            times[TURNS / 2].as_nanos() as f64 / count as f64
+        };
+        let [stack, mm, peer] = times.each_mut().map(median);
+        format!(r#""{name}":{{"stack":{stack},"mm":{mm},"peer":{peer}}}"#)
+    });
+    println!("{{{}}}", measured.join(","));
+}
+
 criterion_group!(benches, order0);
-criterion_main!(benches);
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--ratios") {
+        return ratios();
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
