@@ -46,7 +46,7 @@ pub struct MemoryZone {
 
 impl Memory {
     /// Gives what a guest left its names.
-    pub(super) fn new(report: &MemoryReport) -> Self {
+    pub(crate) fn new(report: &MemoryReport) -> Self {
         // The lower one first, as their discriminants have it.
         let zones = || [ZoneKind::Dma32, ZoneKind::Normal].into_iter().zip(&report.zones);
         let free = zones().fold(0u64, |sum, (_, zone)| sum.saturating_add(zone.free));

@@ -214,3 +214,42 @@ fn absurd_numbers_are_shown_all_the_same() {
     assert!(summary(&results(vec![run.clone(), run])).lines().count() > 5);
     assert_eq!(summary(&results(Vec::new())), "");
 }
+
+#[test]
+fn memory_is_shown_with_its_views_if_they_are_asked_for() {
+    let zone = abi::memory::ZoneReport {
+        managed: 100,
+        free: 77,
+        free_blocks: [
+            [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            [0, 38, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            [0; 11],
+        ],
+        pageblocks: [1, 2, 0],
+        ..Default::default()
+    };
+    let report = abi::memory::MemoryReport {
+        unreturned: 0,
+        zones: [zone, Default::default()],
+    };
+    let mut run = run(LockKind::PvQSpinlock, 2, 2, 1_000);
+    (run.lock, run.workload) = (None, Workload::Alloc);
+    run.mm = Some(crate::results::Memory::new(&report));
+    let text = memory::allocations(std::slice::from_ref(&run));
+    assert!(text.contains("alloc p50") && text.ends_with(" ok\n"), "{text}");
+    assert_eq!(memory::views(&run), "");
+    run.exits = Some(Vec::new());
+    let views = memory::views(&run);
+    let expected = [
+        "Node 0, zone  DMA32  1  38  0  0  0  0  0  0  0  0  0\n",
+        "Node 0, zone  DMA32    Unmovable  1   0  0  0  0  0  0  0  0  0  0  1\n",
+        "nr_free_pages              77\n",
+    ];
+    for line in expected {
+        assert!(views.contains(line), "{line} in {views}");
+    }
+    // A zone without memory is not shown.
+    assert!(!views.contains("Normal"), "{views}");
+    run.measured.exclusion_violations = 1;
+    assert!(memory::allocations(&[run]).contains("BROKEN: 1 violation"));
+}
