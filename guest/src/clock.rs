@@ -19,6 +19,12 @@ pub(crate) fn from_ns(boot: &BootInfo, ns: u64) -> u64 {
     u64::try_from(cycles).unwrap_or(u64::MAX)
 }
 
+/// Nanoseconds that `cycles` TSC cycles take, saturating.
+pub(crate) fn to_ns(boot: &BootInfo, cycles: u64) -> u64 {
+    let ns = u128::from(cycles) * 1_000_000 / u128::from(boot.tsc_khz.max(1));
+    u64::try_from(ns).unwrap_or(u64::MAX)
+}
+
 /// A cache line of data to work on.
 #[repr(align(64))]
 pub(crate) struct Line([AtomicU64; 8]);

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only
-//! exceptions that return are emulated instructions, and their stub needs eight words. The stubs of
+//! exceptions that return are emulated instructions and page faults, whose stubs need ten words. The stubs of
 //! interrupts have stacks of their own, inside the `Cpu`, since they may come between.
 
 use core::arch::asm;
@@ -24,6 +24,7 @@ use abi::vcpu_page::VcpuPage;
 use pvlock::PerCpu;
 
 use crate::interrupts::{MASK_IRQ, MASK_NMI};
+use crate::page_fault::Slots;
 
 /// Offset of the kernel stack's top in the area.
 pub(crate) const STACK_TOP: usize = 40 * 1024;
@@ -123,6 +124,10 @@ pub(crate) struct Cpu {
     /// Soft interrupts that wait, a bit each, and whether one is being handled.
     pub(crate) soft_pending: Cell<u32>,
     pub(crate) in_soft: Cell<bool>,
+    /// Not 0 while a page fault is being handled. Set by the stub, cleared by the upcall.
+    pub(crate) in_page_fault: AtomicU32,
+    /// What the stub tells the upcall of it.
+    pub(crate) page_fault: Slots,
     /// Number of halts.
     pub(crate) halts: Cell<u64>,
     /// The last request for a flush of the TLB that this vCPU has seen to; others wait for it.

@@ -1,6 +1,6 @@
-//! Exceptions: all but one end the run with a dump; that one is a #GP on an instruction that a ring-3
-//! kernel needs done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`,
-//! `invlpg [rax]`.
+//! Exceptions: all but two end the run with a dump. One is a #GP on an instruction that a ring-3 kernel needs
+//! done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`, `invlpg [rax]`. The
+//! other is a page fault that [`page_fault`](crate::page_fault) sees to.
 //!
 //! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see
 //! [`start`](crate::start)). A fault that is to be reported returns "into" [`report_fault`] at the kernel's
@@ -15,7 +15,7 @@ use abi::interrupt::FIRST_EXTERNAL;
 use abi::port::{self, exit_code};
 
 use crate::cpu::{Cpu, selector};
-use crate::{console, hypercall, interrupts, println};
+use crate::{console, hypercall, interrupts, page_fault, println};
 
 /// Vectors 0–31: the architecture's exceptions.
 const EXCEPTIONS: usize = FIRST_EXTERNAL as usize;
@@ -66,10 +66,10 @@ pub(crate) static IDT: [Gate; VECTORS] = {
 /// Last byte of the IDT, counted from its start.
 pub(crate) const IDT_LIMIT: usize = size_of::<[Gate; VECTORS]>() - 1;
 
-/// What the stubs save, lowest address first.
+/// The registers as stubs and upcalls save them, lowest address first.
+#[derive(Clone, Copy)]
 #[repr(C)]
-struct Frame {
-    cr2: u64,
+pub(crate) struct Registers {
     r15: u64,
     r14: u64,
     r13: u64,
@@ -85,13 +85,27 @@ struct Frame {
     rcx: u64,
     rbx: u64,
     rax: u64,
-    vector: u64,
-    error: u64,
-    rip: u64,
+}
+
+/// What `iretq` takes.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Return {
+    pub(crate) rip: u64,
     cs: u64,
     rflags: u64,
     rsp: u64,
     ss: u64,
+}
+
+/// What the stub saves, lowest address first.
+#[repr(C)]
+pub(crate) struct Frame {
+    pub(crate) cr2: u64,
+    pub(crate) registers: Registers,
+    pub(crate) vector: u64,
+    pub(crate) error: u64,
+    pub(crate) to: Return,
 }
 
 global_asm!(
@@ -99,6 +113,7 @@ global_asm!(
     ".globl exception_stubs",
     ".type exception_stubs, @function",
     ".type general_protection, @function",
+    ".globl exception",
     ".type exception, @function",
     "exception_stubs:",
     ".irp vector, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
@@ -112,6 +127,8 @@ global_asm!(
     ".endif",
     ".if \\vector == 13",
     "jmp general_protection",
+    ".elseif \\vector == {page_fault}",
+    "jmp page_fault_stub",
     ".else",
     "push \\vector",
     "jmp exception",
@@ -196,6 +213,7 @@ global_asm!(
     "cmp dword ptr gs:[{in_fault}], 0",
     "jne 3f",
     "mov dword ptr gs:[{in_fault}], 1",
+    "mov esi, gs:[{mask}]",
     "mov dword ptr gs:[{mask}], {mask_all}",
     "mov rdi, rsp",
     "mov rax, rsp",
@@ -219,6 +237,7 @@ global_asm!(
     "jmp 4b",
     stub_size = const STUB_SIZE,
     nmi = const abi::interrupt::NMI,
+    page_fault = const page_fault::VECTOR,
     flush_tlb = const interrupts::FLUSH_TLB - FIRST_EXTERNAL,
     pending = const offset_of!(Cpu, pending),
     mask = const offset_of!(Cpu, mask),
@@ -240,39 +259,47 @@ fn mnemonic(vector: u64) -> &'static str {
     NAMES.get(vector as usize).unwrap_or(&"?")
 }
 
-/// Where a stub arrives with a fault nothing can be done about.
-extern "C" fn report_fault(frame: &Frame) -> ! {
+/// Where a stub arrives with a fault nothing can be done about. `mask` is what was masked.
+extern "C" fn report_fault(frame: &Frame, mask: u32) -> ! {
+    report(frame, page_fault::refused(Cpu::current(), frame, mask))
+}
+
+/// Ends the run with a dump. The vCPU has marked itself as in a fault.
+pub(crate) fn report(frame: &Frame, why: Option<&str>) -> ! {
+    let Frame {
+        cr2,
+        registers,
+        vector,
+        error,
+        to,
+    } = frame;
     console::last_word();
     // Relaxed: the VMM reads it once the EXIT below has ended the run.
-    Cpu::current()
-        .page()
-        .fault_rip
-        .store(frame.rip, Ordering::Relaxed);
+    Cpu::current().page().fault_rip.store(to.rip, Ordering::Relaxed);
     println!(
-        "guest vCPU {}: exception {} ({}) error {:#x} at rip {:#x} cr2 {:#x}",
+        "guest vCPU {}: exception {vector} ({}) error {error:#x} at rip {:#x} cr2 {cr2:#x}{}{}",
         Cpu::current().index(),
-        frame.vector,
-        mnemonic(frame.vector),
-        frame.error,
-        frame.rip,
-        frame.cr2
+        mnemonic(*vector),
+        to.rip,
+        if why.is_some() { ": " } else { "" },
+        why.unwrap_or_default(),
     );
     println!(
         "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
-        frame.rax, frame.rbx, frame.rcx, frame.rdx
+        registers.rax, registers.rbx, registers.rcx, registers.rdx
     );
     println!(
         "rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}",
-        frame.rsi, frame.rdi, frame.rbp, frame.rsp
+        registers.rsi, registers.rdi, registers.rbp, to.rsp
     );
     println!(
         "r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}",
-        frame.r8, frame.r9, frame.r10, frame.r11
+        registers.r8, registers.r9, registers.r10, registers.r11
     );
     println!(
         "r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}",
-        frame.r12, frame.r13, frame.r14, frame.r15
+        registers.r12, registers.r13, registers.r14, registers.r15
     );
-    println!("cs {:x} ss {:x} rflags {:x}", frame.cs, frame.ss, frame.rflags);
+    println!("cs {:x} ss {:x} rflags {:x}", to.cs, to.ss, to.rflags);
     hypercall::exit(exit_code::FAULT)
 }

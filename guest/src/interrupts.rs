@@ -45,6 +45,16 @@ pub(crate) const FLUSH_TLB: u8 = FIRST_EXTERNAL + VECTORS as u8 - 1;
 #[repr(C, align(16))]
 pub(crate) struct FpuState([u8; 512]);
 
+impl FpuState {
+    /// A fault to plant: who is interrupted gets the FPU as it is now.
+    pub(crate) fn spoil_if_asked(&mut self, cpu: &Cpu) {
+        if cpu.boot().run.fault == fault::NO_FPU {
+            // SAFETY: saves the FPU's state where it is restored from next.
+            unsafe { asm!("fxsave64 [{}]", in(reg) self, options(nostack, preserves_flags)) };
+        }
+    }
+}
+
 /// What is called for a vector.
 pub(crate) type Handler = fn(&Cpu);
 
@@ -158,10 +168,7 @@ pub(crate) fn send(target: u32, vector: u8) {
 pub(crate) extern "C" fn irq(fpu: &mut FpuState) {
     let cpu = Cpu::current();
     interrupted(cpu);
-    if cpu.boot().run.fault == fault::NO_FPU {
-        // SAFETY: saves the FPU's state where it is restored from next.
-        unsafe { asm!("fxsave64 [{}]", in(reg) fpu, options(nostack, preserves_flags)) };
-    }
+    fpu.spoil_if_asked(cpu);
 }
 
 /// Where the upcall of an NMI arrives.

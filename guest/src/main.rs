@@ -9,6 +9,7 @@
 //! | [`cpu`] | the per-vCPU area: its layout, its descriptor tables, how to find one's own |
 //! | [`exceptions`] | IDT, stubs, the instructions a ring-3 kernel traps on, the dump that ends a run |
 //! | [`upcall`] | how an interrupt gets from the processor to Rust, and back |
+//! | [`page_fault`] | faults on window memory: handled in Rust, and retried |
 //! | [`interrupts`] | masks, handlers, which context is interrupted by which |
 //! | [`timer`], [`tlb`] | one-shot timers; flushing the TLB of all vCPUs |
 //! | [`console`], [`mod@panic`], [`runtime`] | printing, panics, and what the compiler expects of a runtime |
@@ -36,6 +37,7 @@ mod interrupts;
 mod log;
 mod memory;
 mod once;
+mod page_fault;
 mod panic;
 mod preempt;
 mod pv;

@@ -1,4 +1,4 @@
-//! How an interrupt gets from the processor to Rust, and back.
+//! How an interrupt, or a page fault, gets from the processor to Rust, and back.
 //!
 //! ```text
 //! stub      ring 0, own stack, IF = 0   notes the vector; if masked, returns; else masks, and returns "to" the
@@ -31,6 +31,7 @@ use core::mem::offset_of;
 
 use crate::cpu::Cpu;
 use crate::interrupts::{self, MASK_IRQ, MASK_NMI};
+use crate::page_fault;
 
 global_asm!(
     ".section .text.stubs, \"ax\"",
@@ -169,7 +170,8 @@ global_asm!(
     "push qword ptr gs:[{kernel_cs}]",
     "push qword ptr gs:[\\rip]",
     ".endm",
-    // All registers below it, then the FPU's state, aligned; then Rust. And all of it back.
+    // All registers below it, then the FPU's state, aligned; then Rust, which is told where both are. And all of
+    // it back.
     ".macro upcall_body handler",
     ".irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15",
     "push \\register",
@@ -180,6 +182,7 @@ global_asm!(
     "fxsave64 [rsp]",
     "cld",
     "mov rdi, rsp",
+    "mov rsi, rbp",
     "call \\handler",
     "fxrstor64 [rsp]",
     "mov rsp, rbp",
@@ -245,6 +248,14 @@ global_asm!(
     "nmi_save:",
     "upcall_body {nmi}",
     "jmp nmi_return",
+    // A page fault: `page_fault`.
+    ".globl page_fault_upcall",
+    ".type page_fault_upcall, @function",
+    "page_fault_upcall:",
+    "upcall_frame {fault_rip}, {fault_rsp}",
+    "upcall_body {page_fault}",
+    "mov dword ptr gs:[{in_page_fault}], 0",
+    "iretq",
     ".purgem upcall_frame",
     ".purgem upcall_body",
     fpu_state = const size_of::<interrupts::FpuState>(),
@@ -261,4 +272,8 @@ global_asm!(
     nmi_rsp = const offset_of!(Cpu, nmi_rsp),
     irq = sym interrupts::irq,
     nmi = sym interrupts::nmi,
+    in_page_fault = const offset_of!(Cpu, in_page_fault),
+    fault_rip = const offset_of!(Cpu, page_fault) + offset_of!(page_fault::Slots, rip),
+    fault_rsp = const offset_of!(Cpu, page_fault) + offset_of!(page_fault::Slots, rsp),
+    page_fault = sym page_fault::arrive,
 );

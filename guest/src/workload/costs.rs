@@ -36,7 +36,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
 }
 
 /// Cycles that `action` takes.
-fn timed(action: impl FnOnce()) -> u64 {
+pub(super) fn timed(action: impl FnOnce()) -> u64 {
     let start = clock::cycles();
     action();
     clock::cycles().saturating_sub(start)

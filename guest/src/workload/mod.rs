@@ -57,6 +57,8 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         | Workload::Interrupted
         | Workload::Ticks
         | Workload::Shootdown
+        | Workload::PageFaults
+        | Workload::BadTouch
         | Workload::BadInterrupts => interrupts::run(workload, cpu, boot),
         _ => match hostile::evil(workload) {
             Some(evil) => evil(&mut hostile::Culprit::new(cpu, boot)),

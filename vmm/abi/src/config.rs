@@ -70,6 +70,8 @@ named! {
         Interrupted = 32, "interrupted", "self-test: timers interrupt code that uses all registers and the red zone";
         Ticks = 33, "ticks", "self-test: a timer of 250 Hz on each of up to 64 vCPUs, for --duration";
         Shootdown = 34, "shootdown", "self-test: vCPU 0 remaps a page that the others read, and has them flush their TLBs";
+        PageFaults = 37, "page-faults", "self-test: code that uses all registers and the red zone faults on a page, and is interrupted as well";
+        BadTouch = 38, "bad-touch", "self-test: vCPU 0 touches window memory where it may not";
         BadInterrupts = 35, "bad-interrupts", "self-test: vCPU 0 asks for interrupts that make no sense, then ends";
         Alloc = 70, "alloc", "every vCPU allocates, stamps, checks and frees memory for --duration; counts blocks";
         HostilePorts = 50, "hostile-ports", "self-test: garbage to ports that exist, then accesses of any kind to any port";
@@ -115,6 +117,22 @@ pub mod fault {
     pub const EARLY_FREE: u32 = 5;
 }
 
+/// Ways for [`Workload::BadTouch`] to touch window memory; any other number is fine.
+pub mod touch {
+    /// With interrupts masked.
+    pub const MASKED: u64 = 1;
+    /// In the handler of a soft interrupt.
+    pub const SOFT: u64 = 2;
+    /// In that of a hard one.
+    pub const HARD: u64 = 3;
+    /// In that of an NMI.
+    pub const NMI: u64 = 4;
+    /// In the handler of its own faults.
+    pub const NESTED: u64 = 5;
+    /// By running it.
+    pub const RUN: u64 = 6;
+}
+
 /// How [`RunConfig::spin_ns`] is to be read.
 pub mod spin {
     /// The lock's own default: Linux's 2^15 iterations for `pvqspinlock-linux`, [`AUTO`] for `pvqspinlock`.
@@ -146,7 +164,7 @@ pub struct RunConfig {
     /// One of [`fault`]'s values.
     pub fault: u32,
     /// Number of hand-offs of [`Workload::PingPong`]; 0 asks for as many as fit into the duration. Of other
-    /// workloads, of what they repeat.
+    /// workloads, of what they repeat; [`Workload::BadTouch`] does what is named by [`touch`].
     pub rounds: u64,
     /// Seed of everything random in the guest.
     pub seed: u64,

@@ -1,10 +1,13 @@
 //! What shows that interrupts work, and that nothing is lost or spoilt by them.
 
+mod faults;
 mod nested;
 mod race;
 mod shootdown;
 mod state;
 mod ticks;
+mod touch;
+mod window;
 
 use core::sync::atomic::Ordering;
 
@@ -22,7 +25,12 @@ const MOST_VCPUS: usize = 64;
 
 /// Takes the memory that a workload of this module needs. vCPU 0 calls it while it boots.
 pub(super) fn init(boot: &BootInfo) {
-    shootdown::init(boot);
+    match Workload::from_raw(boot.run.workload) {
+        Some(Workload::Shootdown) => shootdown::init(boot),
+        Some(Workload::PageFaults) => faults::init(boot),
+        Some(Workload::BadTouch) => touch::init(boot),
+        _ => {}
+    }
 }
 
 /// Does what `workload` says, one of these.
@@ -33,6 +41,8 @@ pub(super) fn run(workload: Workload, cpu: &'static Cpu, boot: &'static BootInfo
         Workload::Interrupted => state::run(cpu, boot),
         Workload::Ticks => ticks::run(cpu, boot),
         Workload::Shootdown => shootdown::run(cpu, boot),
+        Workload::PageFaults => faults::run(cpu, boot),
+        Workload::BadTouch if cpu.is_first() => touch::run(cpu, boot),
         Workload::BadInterrupts if cpu.is_first() => nonsense(cpu, boot),
         _ => {}
     }

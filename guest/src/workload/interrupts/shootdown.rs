@@ -3,21 +3,16 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::PAGE_SIZE;
 use abi::boot::BootInfo;
-use abi::config::{Workload, fault};
+use abi::config::fault;
 use abi::interrupt::{FIRST_EXTERNAL, target};
 use pvlock::Platform;
 
+use super::window;
 use crate::cpu::Cpu;
-use crate::memory;
-use crate::once::Once;
 use crate::pv::Pv;
 use crate::workload::{Measured, Random, report_elapsed, rounds};
 use crate::{clock, hypercall, interrupts, report, tlb};
-
-/// The page: the first of the third 512 GiB, where nothing else is.
-const WINDOW: u64 = 2 << 39;
 
 /// Ends the readers' sleep for good.
 const WAKE: u8 = FIRST_EXTERNAL + 4;
@@ -28,53 +23,22 @@ const READS: u64 = 20_000;
 /// Changes of the mapping, unless the configuration says otherwise.
 const ROUNDS: u64 = 300;
 
-/// Present, writable, accessible from ring 3, accessed, dirty.
-const MAPPED: u64 = 0x67;
-
-/// A page of eight-byte words: a page table, or data.
-#[repr(align(4096))]
-struct Page([AtomicU64; 512]);
-
-impl Page {
-    /// Memory is mapped one to one.
-    fn address(&self) -> u64 {
-        &raw const *self as u64
-    }
-}
-
-/// Three levels of tables for [`WINDOW`], and the two frames.
-static PAGES: Once<&'static [Page]> = Once::new();
-
 /// Number of the mapping that all use: 0 before the first, [`OVER`] in the end. The frame holds it.
 static MAPPING: AtomicU64 = AtomicU64::new(0);
 const OVER: u64 = u64::MAX;
 
 /// Takes the memory. vCPU 0 calls it while it boots.
 pub(super) fn init(boot: &BootInfo) {
-    if boot.run.workload == Workload::Shootdown as u32 {
-        PAGES.set(memory::slice(5, || Page([const { AtomicU64::new(0) }; 512])));
-    }
+    window::init(boot, 2);
+    // The first mapping, of what was not mapped: no TLB holds that.
+    window::entry(0).store(window::frames()[0].address() | window::MAPPED, Ordering::Relaxed);
 }
 
 /// Every vCPU calls it.
 pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
-    let [level_3, level_2, level_1, frames @ ..] = PAGES.get() else {
-        unreachable!("`init` takes five pages")
-    };
-    let entry = &level_1.0[0];
-    if cpu.is_first() {
-        // SAFETY: the VMM's top table, mapped one to one and writable; this entry of it is not used, and the
-        // processor may read it at any time: atomic.
-        let top = unsafe { &*(boot.cr3 as *const Page) };
-        // The first mapping, of what was not mapped: no TLB holds that.
-        entry.store(frames[0].address() | MAPPED, Ordering::Relaxed);
-        level_2.0[0].store(level_1.address() | MAPPED, Ordering::Relaxed);
-        level_3.0[0].store(level_2.address() | MAPPED, Ordering::Relaxed);
-        top.0[(WINDOW >> 39) as usize].store(level_3.address() | MAPPED, Ordering::Relaxed);
-    }
     let measured = Measured::begin(cpu);
     if cpu.is_first() {
-        remap(cpu, boot, entry, frames);
+        remap(cpu, boot);
     } else {
         read(cpu, boot);
     }
@@ -84,13 +48,14 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     }
 }
 
-fn remap(cpu: &Cpu, boot: &BootInfo, entry: &AtomicU64, frames: &[Page]) {
-    let (page, everything) = (WINDOW..WINDOW + PAGE_SIZE, 0..u64::MAX);
+fn remap(cpu: &Cpu, boot: &BootInfo) {
+    let (page, everything) = (window::addresses(0..1), 0..u64::MAX);
+    let (entry, frames) = (window::entry(0), window::frames());
     let pause = clock::from_ns(boot, boot.run.think_ns);
     for mapping in 1..=rounds(boot, ROUNDS) {
         let frame = &frames[mapping as usize % 2];
         frame.0[0].store(mapping, Ordering::Relaxed);
-        entry.store(frame.address() | MAPPED, Ordering::Relaxed);
+        entry.store(frame.address() | window::MAPPED, Ordering::Relaxed);
         if boot.run.fault != fault::NO_FLUSH {
             let range = if mapping.is_multiple_of(4) {
                 &everything
@@ -116,7 +81,7 @@ fn read(cpu: &Cpu, boot: &'static BootInfo) {
     let results = unsafe { report::of_vcpu(cpu) };
     let mut random = Random::new(cpu, boot);
     // SAFETY: mapped before the barrier, to one of two frames of atomics, for good.
-    let window = unsafe { &*(WINDOW as *const AtomicU64) };
+    let window = unsafe { &*(window::addresses(0..1).start as *const AtomicU64) };
     // Some are often asleep when they are asked to flush; one never sleeps.
     let sleeps = cpu.index().is_multiple_of(2);
     let mut until_sleep = READS;

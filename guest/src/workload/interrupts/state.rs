@@ -1,5 +1,5 @@
 //! Code that uses every register, the FPU and the red zone is interrupted, and looks whether it still has
-//! what it had. The handler spoils what it can.
+//! what it had. The handler spoils what it can. [`faults`](super::faults) does the same with page faults.
 
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -28,11 +28,15 @@ static HANDLED: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_VCP
 global_asm!(
     ".section .text.state_kept, \"ax\"",
     ".type state_kept, @function",
-    // rdi: seed, rsi: turns; rax: how many values have changed.
+    ".globl state_kept",
+    ".globl state_touch",
+    ".type state_touch, @function",
+    // rdi: seed, rsi: turns, rdx: a byte to write to in each; rax: how many values have changed.
     "state_kept:",
     ".irp register, rbx, rbp, r12, r13, r14, r15",
     "push \\register",
     ".endr",
+    "push rdx",
     // The red zone's sixteen words, and as many vector registers, each different.
     "mov rax, rdi",
     ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
@@ -46,13 +50,21 @@ global_asm!(
     "mov \\register, rax",
     ".endr",
     // Two flags: carry, which `dec` leaves alone, and direction, which compiled code wants clear.
+    "mov rax, [rsp]",
     "std",
     "stc",
+    // No flag changes with `not`.
     "2:",
+    "state_touch:",
+    "not byte ptr [rax]",
     "dec rsi",
     "jnz 2b",
     "setnc sil",
     "movzx esi, sil",
+    "cmp [rsp], rax",
+    "je 3f",
+    "inc esi",
+    "3:",
     "mov rax, rdi",
     "add rax, 16",
     ".irp register, rbx, rcx, rdx, rbp, r8, r9, r10, r11, r12, r13, r14, r15",
@@ -89,6 +101,7 @@ global_asm!(
     "inc esi",
     "3:",
     "mov eax, esi",
+    "pop rdx",
     ".irp register, r15, r14, r13, r12, rbp, rbx",
     "pop \\register",
     ".endr",
@@ -96,7 +109,15 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    safe fn state_kept(seed: u64, turns: u64) -> u32;
+    /// How many values have changed by the time that `touched` has been written to `turns` times, at
+    /// [`state_touch`].
+    ///
+    /// # Safety
+    ///
+    /// `touched` can be written to by then at the latest, and is not used otherwise.
+    pub(super) unsafe fn state_kept(seed: u64, turns: u64, touched: *mut u8) -> u32;
+    /// Where it does so.
+    pub(super) safe fn state_touch();
 }
 
 /// Every vCPU calls it; together they are interrupted as often as was asked for.
@@ -111,10 +132,13 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     if let Some(handled) = HANDLED.get(cpu.index() as usize) {
         let goal = rounds(boot, ROUNDS).div_ceil(boot.vcpus.into());
         timer::set(cpu, clock::cycles(), TIMER);
+        let mut byte = 0;
         // Relaxed: a count, of this vCPU's own handler.
         while handled.load(Ordering::Relaxed) < goal {
             // Small enough for the FPU to hold exactly.
-            results.intruders += u64::from(state_kept(clock::cycles() >> 8, TURNS));
+            let seed = clock::cycles() >> 8;
+            // SAFETY: a byte of our own.
+            results.intruders += u64::from(unsafe { state_kept(seed, TURNS, &raw mut byte) });
         }
         results.acquisitions = handled.load(Ordering::Relaxed);
     }
@@ -137,7 +161,7 @@ fn interrupt(cpu: &Cpu) {
 }
 
 /// Leaves nothing as it was in the registers that a handler need not preserve.
-fn spoil() {
+pub(super) fn spoil() {
     // SAFETY: registers only, and all of them are declared.
     unsafe {
         asm!(

@@ -1,0 +1,77 @@
+//! A page fault on window memory spoils nothing, whatever interrupts it; one that comes where it may not ends
+//! the run with a word that says so.
+
+use abi::config::{LockKind, Workload, touch};
+use integration_tests::{acquisitions, alone, complete, config, kvm, run};
+use vmm::{Config, Ended, GuestReport, PlantedFault};
+
+fn workload(workload: Workload, vcpus: u32, rounds: u64) -> Config {
+    Config {
+        rounds,
+        ..config(workload, LockKind::PvQSpinlock, vcpus, 2)
+    }
+}
+
+fn changed(report: &GuestReport) -> u64 {
+    report.vcpus.iter().map(|vcpu| vcpu.intruders).sum()
+}
+
+#[test]
+fn code_that_faults_twenty_thousand_times_keeps_its_registers_fpu_and_red_zone() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let report = complete(&workload(Workload::PageFaults, 3, 20_000));
+    assert!(acquisitions(&report) >= 20_000, "only {}", acquisitions(&report));
+    assert_eq!(changed(&report), 0, "values that have changed");
+    let inside: u64 = report.vcpus.iter().map(|vcpu| vcpu.kicks).sum();
+    let halts: u64 = report.vcpus.iter().map(|vcpu| vcpu.halts).sum();
+    assert!(halts >= 4000, "only {halts} faults whose handler slept");
+    assert!(inside >= 4000, "only {inside} interrupts came during a fault");
+}
+
+/// The negative controls for it: all faults and no interrupts would find these, as would interrupts alone.
+#[test]
+fn faults_that_spoil_the_red_zone_or_the_fpu_are_caught() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    for fault in [PlantedFault::NoRedZone, PlantedFault::NoFpu] {
+        let mut config = workload(Workload::PageFaults, 2, 1000);
+        config.planted_fault = Some(fault);
+        let outcome = run(&config);
+        // A guest whose red zone is not its own may also crash.
+        let crashed = matches!(outcome.ended, Ended::Panic | Ended::Fault);
+        let spoilt = outcome.report.as_ref().is_some_and(|report| changed(report) > 0);
+        assert!(
+            crashed || spoilt,
+            "{fault:?}: nobody noticed ({:?})",
+            outcome.ended
+        );
+    }
+}
+
+#[test]
+fn window_memory_that_is_touched_where_it_may_not_be_ends_the_run_and_says_why() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    for (how, why) in [
+        (touch::MASKED, "touched with interrupts masked"),
+        (touch::HARD, "touched with interrupts masked"),
+        (touch::SOFT, "touched by a soft interrupt"),
+        (touch::NMI, "touched by an NMI's handler"),
+        (touch::NESTED, "touched by the handler of its own faults"),
+        (touch::RUN, "is no code"),
+    ] {
+        let outcome = run(&workload(Workload::BadTouch, 2, how));
+        assert_eq!(outcome.ended, Ended::Fault, "{why}: {}", outcome.detail);
+        assert!(outcome.detail.contains(why), "{why}: {}", outcome.detail);
+        assert!(outcome.detail.contains("(#PF)"), "{why}: {}", outcome.detail);
+    }
+    // Elsewhere it may.
+    complete(&workload(Workload::BadTouch, 2, 0));
+}
