@@ -84,6 +84,8 @@
 //! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
 //! - `movable`: pages that can be moved, and by whom. `compaction`: why, when and where to.
 //! - `slab`: objects smaller than a frame.
+//! - `movable`: pages that can be moved, and by whom.
+//! - `lazy_flush`: TLBs of halted CPUs, flushed when they resume.
 //! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.
 //! - `stat`, `view`: what is counted, and `/proc` as text.
 //! - `platform`: the machine. `sync`: core's atomics or loom's. `fault`: what tests do wrong on purpose.
@@ -104,6 +106,7 @@ mod fault;
 mod frame;
 mod index;
 mod init;
+mod lazy_flush;
 mod lists;
 mod migrate_type;
 mod movable;
@@ -135,6 +138,7 @@ pub use compaction::CompactResult;
 pub use fault::Fault;
 pub use frame::Frame;
 pub use index::{BlockIndex, FrameIndex};
+pub use lazy_flush::LazyFlush;
 pub use migrate_type::MigrateType;
 pub use movable::{MigrateError, Movable, Move, User};
 pub use order::Order;
