@@ -10,13 +10,13 @@
 //! ```
 //!
 //! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only
-//! exceptions that return are emulated instructions and page faults, whose stubs need ten words. The stubs of
+//! exceptions that return are emulated instructions and page faults, whose stubs need a dozen words. The stubs of
 //! interrupts have stacks of their own, inside the `Cpu`, since they may come between.
 
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::{MaybeUninit, offset_of};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::boot::{BootInfo, CPU_AREA_SIZE, CPU_AREA_STRIDE};
 use abi::port;
@@ -25,6 +25,7 @@ use pvlock::PerCpu;
 
 use crate::interrupts::{MASK_IRQ, MASK_NMI};
 use crate::page_fault::Slots;
+use crate::tlb::Tlb;
 
 /// Offset of the kernel stack's top in the area.
 pub(crate) const STACK_TOP: usize = 40 * 1024;
@@ -130,8 +131,7 @@ pub(crate) struct Cpu {
     pub(crate) page_fault: Slots,
     /// Number of halts.
     pub(crate) halts: Cell<u64>,
-    /// The last request for a flush of the TLB that this vCPU has seen to; others wait for it.
-    pub(crate) flushed: AtomicU64,
+    pub(crate) tlb: Tlb,
     /// The stubs' stacks.
     pub(crate) irq_stack: Stack,
     pub(crate) nmi_stack: Stack,
@@ -150,7 +150,7 @@ impl Cpu {
         // context never moves to another vCPU.
         unsafe { asm!("mov {}, gs:[0]", out(reg) cpu, options(nostack, preserves_flags, pure, readonly)) };
         // SAFETY: `start` made it valid before any Rust ran, and it lives as long as the guest. What changes
-        // in it is in cells that only this vCPU touches, but for `locks`.
+        // in it is in cells that only this vCPU touches, but for `locks` and `tlb`.
         unsafe { &*cpu }
     }
 
@@ -200,10 +200,10 @@ impl Cpu {
         unsafe { &*locks.get().cast::<PerCpu>() }
     }
 
-    /// The last request for a flush of the TLB that vCPU `index` has seen to.
-    pub(crate) fn flushed_of(boot: &'static BootInfo, index: u32) -> &'static AtomicU64 {
-        // SAFETY: as in `locks_of`; this field may be shared from the beginning.
-        unsafe { &(*Self::address(boot, index)).flushed }
+    /// The TLB of vCPU `index`: what others may ask of it. Of its cell they keep off.
+    pub(crate) fn tlb_of(boot: &'static BootInfo, index: u32) -> &'static Tlb {
+        // SAFETY: as in `locks_of`; this field may be shared from the beginning, being right all zero.
+        unsafe { &(*Self::address(boot, index)).tlb }
     }
 
     /// Where the `Cpu` of vCPU `index` lies.

@@ -1,5 +1,6 @@
 //! Exceptions: all but two end the run with a dump. One is a #GP on an instruction that a ring-3 kernel needs
-//! done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`, `invlpg [rax]`. The
+//! done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`, and `invlpg [rax]`, with
+//! which it has a whole list of pages flushed ([`tlb`](crate::tlb)): an exception each would be dear. The
 //! other is a page fault that [`page_fault`](crate::page_fault) sees to.
 //!
 //! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see
@@ -166,7 +167,13 @@ global_asm!(
     "cmp byte ptr [rax + 2], 0x38",
     "jne 5f",
     "pop rax",
-    "invlpg [rax]",
+    "push rax",
+    "push rcx",
+    "push rdx",
+    "call flush_pages",
+    "pop rdx",
+    "pop rcx",
+    "pop rax",
     "jmp 9f",
     "8:",
     "cmp byte ptr [rax + 2], 0xd8",

@@ -6,6 +6,7 @@ use core::mem::offset_of;
 use abi::{kick, port};
 
 use crate::cpu::{Cpu, selector};
+use crate::tlb;
 
 /// Writes `value` to `port`. The compiler may not move memory accesses across it: the VMM, or a vCPU that it
 /// wakes, may look at what was stored before.
@@ -58,7 +59,7 @@ pub(crate) fn kick(cpu: u32) {
 /// if an interrupt is pending. To wait for something, see [`interrupts`](crate::interrupts).
 #[inline]
 pub(crate) fn halt() {
-    count_halt();
+    let cpu = about_to_halt();
     // SAFETY: `hlt` changes no register and no memory; the ring-3 stub preserves both, and runs on a stack of
     // its own; `kernel_halt` is a `hlt` and a few instructions around it that change flags alone. Not
     // `nomem`: what the kicker stored must be read again afterwards. Not `nostack`: it is called.
@@ -75,20 +76,24 @@ pub(crate) fn halt() {
             code_0 = const selector::CODE_0,
         );
     }
+    tlb::resumed(cpu);
 }
 
 /// Sleeps until this vCPU is kicked or interrupted, as [`halt`] does, though interrupts may be pending: for
 /// who cannot handle them now.
 pub(crate) fn halt_with_pending() {
-    count_halt();
+    let cpu = about_to_halt();
     // SAFETY: as above. The prefix means nothing to a processor, and to the ring-3 stub that it shall not
     // look.
     unsafe { asm!("rep hlt", options(nostack, preserves_flags)) }
+    tlb::resumed(cpu);
 }
 
-fn count_halt() {
-    let halts = &Cpu::current().halts;
-    halts.set(halts.get().wrapping_add(1));
+fn about_to_halt() -> &'static Cpu {
+    let cpu = Cpu::current();
+    cpu.halts.set(cpu.halts.get().wrapping_add(1));
+    cpu.tlb.halt();
+    cpu
 }
 
 /// Lets the VMM stop this vCPU here, if it wants to; see [`port::PREEMPT_ME`].

@@ -144,6 +144,8 @@ pub enum PlantedFault {
     NoFlush,
     /// The guest frees memory that it still uses.
     EarlyFree,
+    /// A vCPU that was halted while others changed mappings does not flush its TLB when it resumes.
+    NoFlushOnResume,
 }
 
 impl PlantedFault {
@@ -155,6 +157,7 @@ impl PlantedFault {
             Self::RelativeTimer => fault::RELATIVE_TIMER,
             Self::NoFlush => fault::NO_FLUSH,
             Self::EarlyFree => fault::EARLY_FREE,
+            Self::NoFlushOnResume => fault::NO_FLUSH_ON_RESUME,
             _ => fault::NONE,
         }
     }

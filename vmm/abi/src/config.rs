@@ -115,6 +115,8 @@ pub mod fault {
     pub const NO_FLUSH: u32 = 4;
     /// [`Workload::Alloc`](super::Workload::Alloc) frees blocks that it still uses.
     pub const EARLY_FREE: u32 = 5;
+    /// A vCPU that was halted does not flush its TLB when it resumes.
+    pub const NO_FLUSH_ON_RESUME: u32 = 20;
 }
 
 /// Ways for [`Workload::BadTouch`] to touch window memory; any other number is fine.

@@ -86,7 +86,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
                 _ => window::frames()[cpu.index() as usize].address() | window::READ_ONLY,
             };
             entry.store(before, Ordering::Relaxed);
-            tlb::flush_local(cpu, page..page + 1);
+            tlb::flush_local(page..page + 1);
             // Small enough for the FPU to hold exactly.
             let (seed, turns) = (clock::cycles() >> 8, 1 + random.next() % TURNS);
             // SAFETY: the fault's handler makes the byte writable; nobody else's code uses this page.
@@ -109,7 +109,7 @@ fn time(cpu: &Cpu) {
     for (median, pages) in medians.iter_mut().zip([1, 32, u64::from(u32::MAX)]) {
         let mut flushes = [0; TIMED];
         for flush in &mut flushes {
-            *flush = timed(|| tlb::flush_local(cpu, page..page + pages * PAGE_SIZE));
+            *flush = timed(|| tlb::flush_local(page..page + pages * PAGE_SIZE));
         }
         flushes.sort_unstable();
         *median = clock::to_ns(cpu.boot(), flushes[TIMED / 2]);
@@ -117,7 +117,7 @@ fn time(cpu: &Cpu) {
     let mut faults = [0; TIMED];
     for fault in &mut faults {
         entry.store(0, Ordering::Relaxed);
-        tlb::flush_local(cpu, page..page + 1);
+        tlb::flush_local(page..page + 1);
         // SAFETY: the fault's handler makes the byte writable; nobody else's code uses this page.
         *fault = timed(|| unsafe { (page as *mut u8).write_volatile(1) });
     }
