@@ -1,9 +1,11 @@
 //! A page fault on window memory spoils nothing, whatever interrupts it; one that comes where it may not ends
 //! the run with a word that says so.
 
+use std::io;
+
 use abi::config::{LockKind, Workload, touch};
 use integration_tests::{acquisitions, alone, complete, config, kvm, run};
-use vmm::{Config, Ended, GuestReport, PlantedFault};
+use vmm::{Config, Ended, GuestReport, Io, Kernel, PlantedFault, Vm};
 
 fn workload(workload: Workload, vcpus: u32, rounds: u64) -> Config {
     Config {
@@ -22,7 +24,17 @@ fn code_that_faults_twenty_thousand_times_keeps_its_registers_fpu_and_red_zone()
         return;
     }
     let _alone = alone();
-    let report = complete(&workload(Workload::PageFaults, 3, 20_000));
+    let outcome = Vm::new(&workload(Workload::PageFaults, 3, 20_000), Kernel::embedded())
+        .and_then(|vm| {
+            vm.run(Io {
+                // What it costs.
+                console: Box::new(io::stderr()),
+                ..Io::default()
+            })
+        })
+        .expect("a guest can be launched");
+    assert_eq!(outcome.ended, Ended::Completed, "{}", outcome.detail);
+    let report = outcome.report.expect("a guest that completed leaves a report");
     assert!(acquisitions(&report) >= 20_000, "only {}", acquisitions(&report));
     assert_eq!(changed(&report), 0, "values that have changed");
     let inside: u64 = report.vcpus.iter().map(|vcpu| vcpu.kicks).sum();
