@@ -81,6 +81,42 @@ pub enum Fault {
     HandsObjectsOutTwice,
     /// A slab that was full is not listed when an object comes back.
     LosesFullSlabs,
+    /// A CPU about to sleep looks again before others can know that it will sleep.
+    SleepsUnfenced,
+    /// A CPU sleeps without another look at what it waits for.
+    SleepsWithoutLooking,
+    /// Who wakes others looks who sleeps before the change can be seen.
+    WakesUnfenced,
+    /// A CPU's word is cleared, but it is not kicked.
+    WakesWithoutKick,
+    /// A reader of an interval does not wait for the end of an invalidation.
+    ReadsWithoutWaiting,
+    /// The first of several invalidations to end says that all have.
+    EndsEarly,
+    /// A start that fails does not end those before it.
+    ForgetsToEnd,
+    /// A page that nobody has touched yet is not zeroed.
+    FillsWithAnything,
+    /// A shared page is made writable in place.
+    ReusesShared,
+    /// A shared page is copied while others remember it where it was.
+    BreaksUnflushed,
+    /// Pages that are shared from now on are remembered as writable.
+    ForksUnflushed,
+    /// A page that is shared from now on stays writable.
+    LeavesWritable,
+    /// A pinned page is shared, and so leaves its frame when it is written to.
+    SharesPinned,
+    /// A pinned page is moved.
+    MovesPinned,
+    /// A page is moved that was not there when notifiers were told.
+    MovesUnannounced,
+    /// Pages are moved while others remember where they were.
+    MovesUnflushed,
+    /// Pages are copied before others have forgotten where they were.
+    CopiesBeforeFlush,
+    /// Of several pages that are in a frame one is moved.
+    ForgetsOthers,
 }
 
 #[cfg(any(test, loom))]
@@ -122,6 +158,24 @@ impl Fault {
             LosesRuns,
             HandsObjectsOutTwice,
             LosesFullSlabs,
+            SleepsUnfenced,
+            SleepsWithoutLooking,
+            WakesUnfenced,
+            WakesWithoutKick,
+            ReadsWithoutWaiting,
+            EndsEarly,
+            ForgetsToEnd,
+            FillsWithAnything,
+            ReusesShared,
+            BreaksUnflushed,
+            ForksUnflushed,
+            LeavesWritable,
+            SharesPinned,
+            MovesPinned,
+            MovesUnannounced,
+            MovesUnflushed,
+            CopiesBeforeFlush,
+            ForgetsOthers,
         ];
         let fault = all[number as usize];
         assert!(fault as u8 == number);

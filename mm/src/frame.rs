@@ -148,6 +148,11 @@ impl Frame {
         self.maps.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Sets the number of places, where nobody else maps or unmaps.
+    pub(crate) fn set_maps(&self, maps: u32) {
+        self.maps.store(maps, Ordering::Relaxed);
+    }
+
     /// A word for the holder of the block, such as where to find what maps it.
     pub fn private(&self) -> u64 {
         // Relaxed: read by the holder, or after `get`.
@@ -166,12 +171,14 @@ impl Frame {
         User::from_bits(self.movable.load(Ordering::Acquire) & !ISOLATED)
     }
 
-    /// Says who can move the page. The holder calls it: with somebody once the page is that user's and others
-    /// may take references, with `None` before it gives the page up.
+    /// Says who can move the page. The holder calls it: with somebody when the page is to be that user's, before
+    /// others may take references, with `None` before it gives the page up, which may be isolated then and stays so.
     pub fn set_movable(&self, user: Option<User>) {
-        // Release: pairs with the Acquire in `movable`.
-        self.movable
-            .store(user.map_or(0, |user| user as u32), Ordering::Release);
+        match user {
+            // Release: pairs with the Acquire in `movable`.
+            Some(user) => self.movable.store(user as u32, Ordering::Release),
+            None => _ = self.movable.fetch_and(ISOLATED, Ordering::Release),
+        }
     }
 
     /// Isolates the page, and says whether that was done: not if somebody else has. The caller has a

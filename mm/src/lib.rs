@@ -86,6 +86,7 @@
 //! - `slab`: objects smaller than a frame.
 //! - `movable`: pages that can be moved, and by whom.
 //! - `lazy_flush`: TLBs of halted CPUs, flushed when they resume.
+//! - `movable`: pages that can be moved, and by whom. `window`: virtual memory whose pages can, and who is told of it.
 //! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.
 //! - `stat`, `view`: what is counted, and `/proc` as text.
 //! - `platform`: the machine. `sync`: core's atomics or loom's. `fault`: what tests do wrong on purpose.
@@ -127,6 +128,7 @@ mod sync;
 mod tests;
 mod view;
 mod watermark;
+mod window;
 mod zone;
 mod zone_kind;
 
@@ -151,5 +153,12 @@ pub use slab::{Cache, Heap, Object};
 pub use stat::Event;
 pub use state::{Kind, State};
 pub use watermark::{Mark, Watermarks, min_free};
+#[cfg(loom)]
+#[doc(hidden)]
+pub use window::Waits;
+pub use window::{
+    Entry, Interval, IntervalNotifier, Invalidation, Mmu, Notifier, Notifiers, PageNumber, PageRange,
+    Sequence, Subscription, Window, WindowError, WindowEvent, WouldBlock,
+};
 pub use zone::Zone;
 pub use zone_kind::{InitError, ZoneKind};

@@ -5,6 +5,7 @@ use lock_api::RawMutex;
 use crate::address::FrameNumber;
 use crate::movable::{Movable, User};
 use crate::report::BadPage;
+use crate::sync::AtomicU32;
 
 /// The index of a CPU, below the number of CPUs the allocator was made for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -48,6 +49,27 @@ pub unsafe trait Platform {
     fn movable(&self, user: User) -> Option<&dyn Movable> {
         let _ = user;
         None
+    }
+
+    /// Sleeps while `word` is `value`, until this CPU is [kicked](Platform::kick), or somewhat longer or shorter: the
+    /// caller looks again. A kick that comes between the look at the word and the sleep must end that. In task
+    /// context.
+    ///
+    /// Here nothing sleeps.
+    fn wait(&self, word: &AtomicU32, value: u32) {
+        let _ = (word, value);
+        core::hint::spin_loop();
+    }
+
+    /// Wakes a CPU from [`wait`](Platform::wait), now or when it next would sleep there.
+    fn kick(&self, cpu: Cpu) {
+        let _ = cpu;
+    }
+
+    /// Whether the caller may wait: it is in task context, interrupts are not masked, and it has no spin lock. Debug
+    /// builds ask wherever somebody might wait.
+    fn may_wait(&self) -> bool {
+        true
     }
 
     /// Tests only: a fault to plant, to show that a property finds it.

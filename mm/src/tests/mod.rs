@@ -14,6 +14,7 @@ mod sizes;
 mod slab;
 mod threads;
 mod views;
+mod window;
 
 use std::string::{String, ToString};
 

@@ -1,0 +1,6 @@
+//! The window against its invariants: over random operations with a reference model, and over threads whose
+//! software MMUs forget nothing unless they are told to.
+
+mod machine;
+mod model;
+mod random;
