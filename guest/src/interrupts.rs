@@ -154,6 +154,11 @@ fn unmask(cpu: &Cpu) {
     }
 }
 
+/// Whether this is task context, with nothing masked.
+pub(crate) fn in_task(cpu: &Cpu) -> bool {
+    cpu.mask.load(Relaxed) == 0 && !cpu.in_soft.get()
+}
+
 /// Makes soft interrupt `number` pending on this vCPU. To be called by handlers of hard interrupts.
 pub(crate) fn raise_soft(cpu: &Cpu, number: usize) {
     cpu.soft_pending.set(cpu.soft_pending.get() | 1 << number);

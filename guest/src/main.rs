@@ -15,6 +15,7 @@
 //! | [`console`], [`mod@panic`], [`runtime`] | printing, panics, and what the compiler expects of a runtime |
 //! | [`hypercall`] | the VMM's services |
 //! | [`memory`], [`once`] | the page allocator; what the boot sets once for all |
+//! | [`window`] | the window of movable memory on this machine |
 //! | [`clock`] | the TSC and loops of calibrated length |
 //! | [`pv`] | `pvlock`'s platform: halt, kick, budgets |
 //! | [`mod@preempt`] | preemption: taken where it is offered, and seen of others |
@@ -47,6 +48,7 @@ mod start;
 mod timer;
 mod tlb;
 mod upcall;
+mod window;
 mod workload;
 
 use abi::boot::{BootInfo, MAGIC};

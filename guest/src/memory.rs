@@ -1,19 +1,21 @@
 //! The kernel's memory: one page allocator, made by vCPU 0 of what the VMM gave, and objects on top of it.
 
 use core::slice;
+use core::sync::atomic::AtomicU32;
 
 use abi::boot::BootInfo;
+use abi::config::fault;
 use abi::memory::{EVENTS, MEMORY_REPORT, MemoryReport, ORDERS, TYPES, ZONES, ZoneReport};
 use mm::{
-    BadPage, Event, FRAME_SIZE, FrameNumber, FrameRange, Heap, Mark, MigrateType, Order, PageAllocator,
-    PhysAddr, Platform, Request, Zone, ZoneKind,
+    BadPage, Event, FRAME_SIZE, FrameNumber, FrameRange, Heap, Mark, MigrateType, Movable, Order,
+    PageAllocator, PhysAddr, Platform, Request, User, Zone, ZoneKind,
 };
-use pvlock::PvQSpinlock;
+use pvlock::{Platform as _, PvQSpinlock};
 
 use crate::cpu::Cpu;
-use crate::interrupts;
 use crate::once::Once;
 use crate::pv::Pv;
+use crate::{hypercall, interrupts, window};
 
 /// What `mm` needs of this machine.
 pub(crate) struct Machine;
@@ -38,6 +40,27 @@ unsafe impl Platform for Machine {
     #[cold]
     fn bad_page(&self, report: BadPage) {
         panic!("{report}");
+    }
+
+    fn movable(&self, user: User) -> Option<&dyn Movable> {
+        match user {
+            User::Window => Some(window::get()),
+            User::Balloon => None,
+        }
+    }
+
+    fn wait(&self, word: &AtomicU32, value: u32) {
+        Pv::wait(word, u32::MAX, value);
+    }
+
+    fn kick(&self, cpu: mm::Cpu) {
+        if Cpu::current().boot().run.fault != fault::NO_KICK {
+            hypercall::kick(cpu.0);
+        }
+    }
+
+    fn may_wait(&self) -> bool {
+        interrupts::in_task(Cpu::current())
     }
 }
 

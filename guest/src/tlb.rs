@@ -8,16 +8,14 @@
 use core::arch::{asm, global_asm};
 use core::cell::Cell;
 use core::mem::offset_of;
-use core::ops::Range;
 use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::PAGE_SIZE;
 use abi::boot::BootInfo;
 use abi::config::fault;
 use abi::interrupt::target;
 use lock_api::Mutex;
-use mm::LazyFlush;
+use mm::{LazyFlush, PageRange};
 use pvlock::{Platform, PvQSpinlock};
 
 use crate::cpu::{Cpu, selector};
@@ -44,18 +42,16 @@ impl Pages {
         }
     }
 
-    /// Makes it the pages that `ranges` touch. Relaxed: what hands the list over orders it.
-    fn set(&self, ranges: &[Range<u64>]) {
+    /// Makes it the pages of `ranges`, or everything. Relaxed: what hands the list over orders it.
+    fn set(&self, ranges: &[PageRange]) {
         let mut count = 0;
         for range in ranges {
-            let first = range.start / PAGE_SIZE;
-            let pages = range.end.div_ceil(PAGE_SIZE).saturating_sub(first);
-            if pages > (FEW - count) as u64 {
+            if range.len() > (FEW - count) as u64 {
                 count = 0;
                 break;
             }
-            for page in first..first + pages {
-                self.addresses[count].store(page * PAGE_SIZE, Ordering::Relaxed);
+            for page in range.iter() {
+                self.addresses[count].store(page.start(), Ordering::Relaxed);
                 count += 1;
             }
         }
@@ -110,8 +106,8 @@ global_asm!(
     "2:",
     "mov rdx, [rax + {addresses} + 8 * rcx - 8]",
     "invlpg [rdx]",
-    "dec rcx",
-    "jnz 2b",
+    // One instruction, of which each has its price where ring 0 is emulated.
+    "loop 2b",
     "ret",
     "3:",
     "mov rcx, gs:[{boot}]",
@@ -144,10 +140,10 @@ global_asm!(
     flushed = const offset_of!(Cpu, tlb) + offset_of!(Tlb, flushed),
 );
 
-/// Makes all vCPUs forget the translations of `ranges`, this one included: when it returns, all have that run,
+/// Makes all vCPUs forget the translations of these pages, this one included: when it returns, all have that run,
 /// and all others will have before they use one. To be called in task context: a handler could find its own
 /// vCPU holding the lock.
-pub(crate) fn flush(cpu: &Cpu, ranges: &[Range<u64>]) {
+pub(crate) fn flush(cpu: &Cpu, ranges: &[PageRange]) {
     let _one = LOCK.lock();
     // Relaxed: only who holds the lock writes these.
     let number = REQUEST.number.load(Ordering::Relaxed) + 1;
@@ -166,8 +162,8 @@ pub(crate) fn flush(cpu: &Cpu, ranges: &[Range<u64>]) {
     }
 }
 
-/// Makes this vCPU forget the translations of `range`.
-pub(crate) fn flush_local(range: Range<u64>) {
+/// Makes this vCPU forget the translations of these pages.
+pub(crate) fn flush_local(range: PageRange) {
     let pages = Pages::new();
     pages.set(slice::from_ref(&range));
     flush_here(&pages);

@@ -146,6 +146,12 @@ pub enum PlantedFault {
     EarlyFree,
     /// A vCPU that was halted while others changed mappings does not flush its TLB when it resumes.
     NoFlushOnResume,
+    /// The guest does not kick who waits for a page in flight when it has arrived.
+    NoKick,
+    /// The guest copies pages that it moves before it unmaps them.
+    EarlyCopy,
+    /// In the guest, who remembers where pages are is not told that they move.
+    NoNotice,
 }
 
 impl PlantedFault {
@@ -158,6 +164,9 @@ impl PlantedFault {
             Self::NoFlush => fault::NO_FLUSH,
             Self::EarlyFree => fault::EARLY_FREE,
             Self::NoFlushOnResume => fault::NO_FLUSH_ON_RESUME,
+            Self::NoKick => fault::NO_KICK,
+            Self::EarlyCopy => fault::EARLY_COPY,
+            Self::NoNotice => fault::NO_NOTICE,
             _ => fault::NONE,
         }
     }

@@ -5,6 +5,7 @@ mod costs;
 mod hostile;
 mod interrupts;
 mod lock;
+mod migrate;
 mod observe;
 mod ping_pong;
 mod self_test;
@@ -26,8 +27,11 @@ use crate::{hypercall, preempt, report};
 
 /// Takes the memory that the workload needs. vCPU 0 calls it while it boots.
 pub(crate) fn init(boot: &BootInfo) {
-    interrupts::init(boot);
-    alloc::init(boot);
+    match Workload::from_raw(boot.run.workload) {
+        Some(Workload::Migrate) => migrate::init(boot),
+        Some(Workload::Alloc) => alloc::init(boot),
+        _ => interrupts::init(boot),
+    }
 }
 
 /// Runs the workload that `boot` asks for. Every vCPU calls it; all return when the last one has finished.
@@ -48,6 +52,7 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     match workload {
         Workload::Lock => lock::run(cpu, boot, lock),
         Workload::PingPong => ping_pong::run(cpu, boot),
+        Workload::Migrate => migrate::run(cpu, boot),
         Workload::Costs => costs::run(cpu, boot),
         Workload::Alloc => alloc::run(cpu, boot),
         Workload::Spin => observe::spin(cpu, boot),

@@ -52,6 +52,7 @@ named! {
         PingPong = 1, "ping-pong", "pairs of vCPUs hand a token to and fro with halt and kick; counts hand-offs";
         Idle = 2, "idle", "boots, meets at the barrier and ends: what a launch costs";
         Costs = 3, "costs", "vCPU 0 times exits to the VMM, and kicks that wake nobody";
+        Migrate = 80, "migrate", "all vCPUs but the last write and verify patterns in window memory, and the last moves it all the time";
         Spin = 40, "spin", "every vCPU spins for --duration, without an exit: counts turns";
         Observe = 41, "observe", "vCPU 0 watches which of the others run, as they spin: counts the times one did not";
         BadPreempt = 42, "bad-preempt", "self-test: vCPU 0 takes preemptions that nobody offers, then ends";
@@ -117,6 +118,12 @@ pub mod fault {
     pub const EARLY_FREE: u32 = 5;
     /// A vCPU that was halted does not flush its TLB when it resumes.
     pub const NO_FLUSH_ON_RESUME: u32 = 20;
+    /// Who waits for a page in flight is not kicked when it has arrived.
+    pub const NO_KICK: u32 = 21;
+    /// Pages that are moved are copied before they are unmapped.
+    pub const EARLY_COPY: u32 = 22;
+    /// Who remembers where pages are is not told that they move.
+    pub const NO_NOTICE: u32 = 23;
 }
 
 /// Ways for [`Workload::BadTouch`] to touch window memory; any other number is fine.

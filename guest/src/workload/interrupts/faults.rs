@@ -6,7 +6,6 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::PAGE_SIZE;
 use abi::boot::BootInfo;
 use abi::config::fault;
 use abi::interrupt::NMI;
@@ -67,7 +66,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
         cpu.red_zone.set(0);
     }
     if cpu.is_first() {
-        page_fault::handle(window::addresses(0..MOST_VCPUS as u64), fault);
+        page_fault::handle(window::address(0)..window::address(MOST_VCPUS as u64), fault);
         interrupts::handle(TIMER, interrupt);
         interrupts::handle_nmi(nmi);
         time(cpu);
@@ -86,7 +85,7 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
                 _ => window::frames()[cpu.index() as usize].address() | window::READ_ONLY,
             };
             entry.store(before, Ordering::Relaxed);
-            tlb::flush_local(page..page + 1);
+            tlb::flush_local(window::pages(cpu.index().into(), 1));
             // Small enough for the FPU to hold exactly.
             let (seed, turns) = (clock::cycles() >> 8, 1 + random.next() % TURNS);
             // SAFETY: the fault's handler makes the byte writable; nobody else's code uses this page.
@@ -109,7 +108,7 @@ fn time(cpu: &Cpu) {
     for (median, pages) in medians.iter_mut().zip([1, 32, u64::from(u32::MAX)]) {
         let mut flushes = [0; TIMED];
         for flush in &mut flushes {
-            *flush = timed(|| tlb::flush_local(page..page + pages * PAGE_SIZE));
+            *flush = timed(|| tlb::flush_local(window::pages(cpu.index().into(), pages)));
         }
         flushes.sort_unstable();
         *median = clock::to_ns(cpu.boot(), flushes[TIMED / 2]);
@@ -117,7 +116,7 @@ fn time(cpu: &Cpu) {
     let mut faults = [0; TIMED];
     for fault in &mut faults {
         entry.store(0, Ordering::Relaxed);
-        tlb::flush_local(page..page + 1);
+        tlb::flush_local(window::pages(cpu.index().into(), 1));
         // SAFETY: the fault's handler makes the byte writable; nobody else's code uses this page.
         *fault = timed(|| unsafe { (page as *mut u8).write_volatile(1) });
     }
@@ -134,8 +133,7 @@ fn time(cpu: &Cpu) {
 /// The page that is the vCPU's own: its entry and its address.
 fn mine(cpu: &Cpu) -> (&'static AtomicU64, u64) {
     let index = cpu.index();
-    let addresses = window::addresses(index.into()..u64::from(index) + 1);
-    (window::entry(index as usize), addresses.start)
+    (window::entry(index as usize), window::address(index.into()))
 }
 
 /// Maps the page, sometimes after a sleep, which an interrupt ends.

@@ -72,14 +72,14 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
 }
 
 fn remap(cpu: &Cpu, boot: &BootInfo) {
-    let pages: [_; PAGES as usize] = array::from_fn(|page| window::addresses(page as u64..page as u64 + 1));
+    let pages: [_; PAGES as usize] = array::from_fn(|page| window::pages(page as u64, 1));
     let pause = clock::from_ns(boot, boot.run.think_ns);
     for mapping in 1..=rounds(boot, ROUNDS) {
         map(mapping);
         if boot.run.fault != fault::NO_FLUSH {
             match mapping % 4 {
-                0 => tlb::flush(cpu, &[0..u64::MAX]),
-                1 => tlb::flush(cpu, &[window::addresses(0..PAGES)]),
+                0 => tlb::flush(cpu, &[window::pages(0, 512)]),
+                1 => tlb::flush(cpu, &[window::pages(0, PAGES)]),
                 _ => tlb::flush(cpu, &pages),
             }
         }
@@ -110,7 +110,7 @@ fn read(cpu: &Cpu, boot: &'static BootInfo) {
             return;
         }
         let page = random.next() % PAGES;
-        let address = window::addresses(page..page + 1).start;
+        let address = window::address(page);
         results.acquisitions += 1;
         for address in [address, own_tlb.translate(cpu, page as usize)] {
             // SAFETY: mapped before the barrier, to one of two frames of atomics, for good; or that frame.

@@ -22,7 +22,7 @@ pub(super) fn init(boot: &BootInfo) {
 
 /// Touches the first page as the configuration says.
 pub(super) fn run(cpu: &Cpu, boot: &BootInfo) {
-    page_fault::handle(window::addresses(0..2), fault);
+    page_fault::handle(window::address(0)..window::address(2), fault);
     interrupts::handle_nmi(|_| touch(0));
     interrupts::handle_soft(SOFT, |_| touch(0));
     interrupts::handle(TOUCH, |cpu| match cpu.boot().run.rounds {
@@ -38,7 +38,7 @@ pub(super) fn run(cpu: &Cpu, boot: &BootInfo) {
         touch::NMI => await_touch(cpu, NMI),
         touch::NESTED => touch(1),
         touch::RUN => {
-            let start = window::addresses(0..1).start as *const ();
+            let start = window::address(0) as *const ();
             // SAFETY: not sound, and not meant to be: it faults, and the fault ends the run.
             let code = unsafe { core::mem::transmute::<*const (), extern "C" fn()>(start) };
             code();
@@ -58,7 +58,7 @@ fn await_touch(cpu: &Cpu, vector: u8) {
 
 fn touch(page: u64) {
     // SAFETY: an atomic, once the page is mapped; until then it faults.
-    let word = unsafe { &*(window::addresses(page..page + 1).start as *const AtomicU64) };
+    let word = unsafe { &*(window::address(page) as *const AtomicU64) };
     word.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -67,7 +67,7 @@ fn fault(_: &Cpu, fault: &PageFault) -> Result<(), &'static str> {
     if fault.fetch() {
         return Err("window memory is no code");
     }
-    if window::addresses(1..2).contains(&fault.address) {
+    if fault.address >= window::address(1) {
         touch(0);
     }
     let frame = window::frames()[0].address();

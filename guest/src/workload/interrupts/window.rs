@@ -1,10 +1,10 @@
 //! Pages that workloads map as they like: the first 2 MiB of the third 512 GiB, where nothing else is.
 
-use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::PAGE_SIZE;
 use abi::boot::BootInfo;
+use mm::{PageNumber, PageRange};
 
 use crate::memory;
 use crate::once::Once;
@@ -55,7 +55,12 @@ pub(super) fn entry(index: usize) -> &'static AtomicU64 {
     &PAGES.get()[2].0[index]
 }
 
-/// The addresses of `pages`.
-pub(super) fn addresses(pages: Range<u64>) -> Range<u64> {
-    START + PAGE_SIZE * pages.start..START + PAGE_SIZE * pages.end
+/// So many of the pages, from the one with this index on.
+pub(super) const fn pages(index: u64, count: u64) -> PageRange {
+    PageRange::new(PageNumber::containing(START).plus(index), count)
+}
+
+/// Where the page with this index starts.
+pub(super) const fn address(index: u64) -> u64 {
+    START + PAGE_SIZE * index
 }

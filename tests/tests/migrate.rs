@@ -1,0 +1,116 @@
+//! Window memory that is moved all the time holds what was written to it, whoever reads it from wherever.
+
+use std::io;
+use std::time::Duration;
+
+use abi::config::{LockKind, Workload};
+use integration_tests::{alone, config, kvm, run};
+use vmm::{Config, Ended, GuestReport, Io, Kernel, Outcome, PlantedFault, Ring, Vm};
+
+/// Pages that are moved, each time.
+const MOVED: u64 = 20_000;
+
+fn migrate(vcpus: u32) -> Config {
+    Config {
+        rounds: MOVED,
+        ..config(Workload::Migrate, LockKind::PvQSpinlock, vcpus, 2)
+    }
+}
+
+/// Runs it, and shows what the guest has counted.
+fn show(config: &Config) -> Outcome {
+    let io = Io {
+        console: Box::new(io::stderr()),
+        ..Io::default()
+    };
+    Vm::new(config, Kernel::embedded())
+        .and_then(|vm| vm.run(io))
+        .expect("a guest can be launched")
+}
+
+fn wrong(report: &GuestReport) -> u64 {
+    report.vcpus.iter().map(|vcpu| vcpu.intruders).sum()
+}
+
+#[test]
+fn every_byte_is_where_it_should_be_while_all_pages_are_moved() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    for vcpus in [2, 4, 8] {
+        let outcome = show(&migrate(vcpus));
+        assert_eq!(outcome.ended, Ended::Completed, "{}", outcome.detail);
+        let report = outcome.report.expect("a guest that completed leaves a report");
+        let (mover, writers) = report.vcpus.split_last().expect("there are vCPUs");
+        assert!(
+            mover.acquisitions >= MOVED,
+            "only {} were moved",
+            mover.acquisitions
+        );
+        for (index, writer) in writers.iter().enumerate() {
+            assert!(writer.acquisitions > 0, "vCPU {index} did nothing");
+        }
+        assert_eq!(wrong(&report), 0, "words that are wrong");
+    }
+}
+
+/// The negative controls for it: pages are copied before they are unmapped; who remembers where they are is not
+/// told.
+#[test]
+fn pages_that_are_moved_carelessly_are_caught() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    for fault in [PlantedFault::EarlyCopy, PlantedFault::NoNotice] {
+        let mut config = migrate(4);
+        config.planted_fault = Some(fault);
+        let outcome = run(&config);
+        let noticed = outcome.report.as_ref().is_some_and(|report| wrong(report) > 0);
+        assert!(
+            noticed,
+            "{fault:?}: nobody noticed ({:?}: {})",
+            outcome.ended, outcome.detail
+        );
+    }
+}
+
+/// Another: no TLB is flushed. Where the host keeps the page tables of all vCPUs in one place, it may hide that.
+#[test]
+fn pages_that_are_moved_without_a_flush_are_caught_where_tlbs_are_real() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let mut config = migrate(4);
+    config.planted_fault = Some(PlantedFault::NoFlush);
+    let caught = [1, 10, 100].into_iter().any(|times| {
+        config.rounds = times * MOVED;
+        let outcome = run(&config);
+        outcome.ring == Ring::Three
+            || outcome.ended != Ended::Completed
+            || outcome.report.as_ref().is_some_and(|report| wrong(report) > 0)
+    });
+    assert!(caught, "nobody noticed");
+}
+
+/// And another: who waits for a page is not woken.
+#[test]
+fn a_page_that_arrives_in_secret_is_caught() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let mut config = migrate(4);
+    config.planted_fault = Some(PlantedFault::NoKick);
+    // The mover may get far before somebody touches a page on the move.
+    config.rounds = 0;
+    config.duration = Duration::from_secs(3600);
+    let caught = [2, 20, 80].into_iter().any(|seconds| {
+        config.timeout = Duration::from_secs(seconds);
+        let outcome = run(&config);
+        outcome.ended == Ended::Timeout && outcome.detail.contains("vCPUs 0-2: halted")
+    });
+    assert!(caught, "nobody noticed");
+}
