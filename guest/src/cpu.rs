@@ -125,6 +125,8 @@ pub(crate) struct Cpu {
     /// Soft interrupts that wait, a bit each, and whether one is being handled.
     pub(crate) soft_pending: Cell<u32>,
     pub(crate) in_soft: Cell<bool>,
+    /// Number of spin locks held.
+    pub(crate) spin_locks: Cell<u32>,
     /// Not 0 while a page fault is being handled. Set by the stub, cleared by the upcall.
     pub(crate) in_page_fault: AtomicU32,
     /// What the stub tells the upcall of it.

@@ -154,9 +154,9 @@ fn unmask(cpu: &Cpu) {
     }
 }
 
-/// Whether this is task context, with nothing masked.
-pub(crate) fn in_task(cpu: &Cpu) -> bool {
-    cpu.mask.load(Relaxed) == 0 && !cpu.in_soft.get()
+/// Whether the caller may wait, halted: this is task context, nothing is masked, and no spin lock held.
+pub(crate) fn may_wait(cpu: &Cpu) -> bool {
+    cpu.mask.load(Relaxed) == 0 && !cpu.in_soft.get() && cpu.spin_locks.get() == 0
 }
 
 /// Makes soft interrupt `number` pending on this vCPU. To be called by handlers of hard interrupts.

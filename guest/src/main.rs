@@ -16,6 +16,7 @@
 //! | [`hypercall`] | the VMM's services |
 //! | [`memory`], [`once`] | the page allocator; what the boot sets once for all |
 //! | [`window`] | the window of movable memory on this machine |
+//! | [`spinlock`] | the kernel's own lock, counted while it is held |
 //! | [`clock`] | the TSC and loops of calibrated length |
 //! | [`pv`] | `pvlock`'s platform: halt, kick, budgets |
 //! | [`mod@preempt`] | preemption: taken where it is offered, and seen of others |
@@ -44,6 +45,7 @@ mod preempt;
 mod pv;
 mod report;
 mod runtime;
+mod spinlock;
 mod start;
 mod timer;
 mod tlb;

@@ -10,11 +10,12 @@ use mm::{
     BadPage, Event, FRAME_SIZE, FrameNumber, FrameRange, Heap, Mark, MigrateType, Movable, Order,
     PageAllocator, PhysAddr, Platform, Request, User, Zone, ZoneKind,
 };
-use pvlock::{Platform as _, PvQSpinlock};
+use pvlock::Platform as _;
 
 use crate::cpu::Cpu;
 use crate::once::Once;
 use crate::pv::Pv;
+use crate::spinlock::SpinLock;
 use crate::{hypercall, interrupts, window};
 
 /// What `mm` needs of this machine.
@@ -23,7 +24,7 @@ pub(crate) struct Machine;
 // SAFETY: a kernel context stays on its vCPU, and with interrupts masked no other one runs there that allocates:
 // handlers of NMIs do not. Memory is mapped one to one, by the VMM and for good.
 unsafe impl Platform for Machine {
-    type Lock = PvQSpinlock<Pv>;
+    type Lock = SpinLock;
 
     #[inline]
     fn on_this_cpu<R>(&self, f: impl FnOnce(mm::Cpu) -> R) -> R {
@@ -60,7 +61,7 @@ unsafe impl Platform for Machine {
     }
 
     fn may_wait(&self) -> bool {
-        interrupts::in_task(Cpu::current())
+        interrupts::may_wait(Cpu::current())
     }
 }
 

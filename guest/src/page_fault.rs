@@ -114,6 +114,7 @@ global_asm!(
     "jae 2f",
     "movzx eax, byte ptr gs:[{in_soft}]",
     "or eax, gs:[{mask}]",
+    "or eax, gs:[{spin_locks}]",
     "or eax, gs:[{in_page_fault}]",
     "or eax, gs:[{in_fault}]",
     "jnz 2f",
@@ -143,6 +144,7 @@ global_asm!(
     start = const offset_of!(Window, start),
     end = const offset_of!(Window, end),
     mask = const offset_of!(Cpu, mask),
+    spin_locks = const offset_of!(Cpu, spin_locks),
     in_soft = const offset_of!(Cpu, in_soft),
     in_page_fault = const offset_of!(Cpu, in_page_fault),
     in_fault = const offset_of!(Cpu, in_fault),
@@ -200,6 +202,8 @@ pub(crate) fn refused(cpu: &Cpu, frame: &Frame, mask: u32) -> Option<&'static st
         "window memory touched with interrupts masked"
     } else if cpu.in_soft.get() {
         "window memory touched by a soft interrupt"
+    } else if cpu.spin_locks.get() != 0 {
+        "window memory touched with a spin lock held"
     } else if cpu.in_page_fault.load(Ordering::Relaxed) != 0 {
         "window memory touched by the handler of its own faults"
     } else {

@@ -14,13 +14,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use abi::boot::BootInfo;
 use abi::config::fault;
 use abi::interrupt::target;
-use lock_api::Mutex;
 use mm::{LazyFlush, PageRange};
-use pvlock::{Platform, PvQSpinlock};
+use pvlock::Platform;
 
 use crate::cpu::{Cpu, selector};
 use crate::interrupts::{self, FLUSH_TLB};
 use crate::pv::Pv;
+use crate::spinlock::Mutex;
 
 /// Up to so many pages are flushed one by one.
 const FEW: usize = 32;
@@ -92,7 +92,7 @@ static REQUEST: Request = Request {
     pages: Pages::new(),
 };
 
-static LOCK: Mutex<PvQSpinlock<Pv>, ()> = Mutex::new(());
+static LOCK: Mutex<()> = Mutex::new(());
 
 global_asm!(
     ".section .text.stubs, \"ax\"",

@@ -68,10 +68,12 @@ fn pages_that_are_moved_carelessly_are_caught() {
         config.planted_fault = Some(fault);
         let outcome = run(&config);
         let noticed = outcome.report.as_ref().is_some_and(|report| wrong(report) > 0);
+        // The allocator, too, sees what is written to frames that are free.
         assert!(
-            noticed,
+            noticed || outcome.detail.contains("bad page"),
             "{fault:?}: nobody noticed ({:?}: {})",
-            outcome.ended, outcome.detail
+            outcome.ended,
+            outcome.detail
         );
     }
 }

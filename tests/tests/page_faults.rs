@@ -77,6 +77,7 @@ fn window_memory_that_is_touched_where_it_may_not_be_ends_the_run_and_says_why()
         (touch::SOFT, "touched by a soft interrupt"),
         (touch::NMI, "touched by an NMI's handler"),
         (touch::NESTED, "touched by the handler of its own faults"),
+        (touch::LOCKED, "touched with a spin lock held"),
         (touch::RUN, "is no code"),
     ] {
         let outcome = run(&workload(Workload::BadTouch, 2, how));

@@ -140,6 +140,8 @@ pub mod touch {
     pub const NESTED: u64 = 5;
     /// By running it.
     pub const RUN: u64 = 6;
+    /// With a spin lock held.
+    pub const LOCKED: u64 = 7;
 }
 
 /// How [`RunConfig::spin_ns`] is to be read.

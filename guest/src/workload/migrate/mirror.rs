@@ -4,13 +4,11 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::config::fault;
-use lock_api::Mutex;
 use mm::{Entry, Interval, IntervalNotifier, PageRange, Sequence, WouldBlock};
-use pvlock::PvQSpinlock;
 
 use super::writer::Pattern;
 use crate::cpu::Cpu;
-use crate::pv::Pv;
+use crate::spinlock::Mutex;
 use crate::{memory, window};
 
 /// Attempts to look a page up that is on the move again and again.
@@ -19,7 +17,7 @@ const TRIES: u32 = 3;
 /// What is remembered of one writer's pages.
 pub(super) struct Mirror {
     /// Held wherever `frames` are used; no window memory is touched under it.
-    lock: Mutex<PvQSpinlock<Pv>, ()>,
+    lock: Mutex<()>,
     /// Where each page is; 0, if that is not known.
     frames: &'static [AtomicU64],
 }
