@@ -140,8 +140,8 @@ global_asm!(
     flushed = const offset_of!(Cpu, tlb) + offset_of!(Tlb, flushed),
 );
 
-/// Makes all vCPUs forget the translations of these pages, this one included: when it returns, all have that run,
-/// and all others will have before they use one. To be called in task context: a handler could find its own
+/// Makes all vCPUs, which must have started, forget the translations of these pages, this one included: when it
+/// returns, all have that run, and all others will have before they use one. To be called in task context: a handler could find its own
 /// vCPU holding the lock.
 pub(crate) fn flush(cpu: &Cpu, ranges: &[PageRange]) {
     let _one = LOCK.lock();

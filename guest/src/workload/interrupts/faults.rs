@@ -4,6 +4,7 @@
 //!
 //! Before that, vCPU 0 times faults that nothing interrupts, and flushes of a page.
 
+use core::array;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
@@ -101,33 +102,31 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     }
 }
 
-/// Says on the console what a fault costs that nothing interrupts, and flushes without other vCPUs.
+/// Says on the console what a fault costs that nothing interrupts, and what flushes cost while all other vCPUs are
+/// halted.
 fn time(cpu: &Cpu) {
     let (entry, page) = mine(cpu);
-    let mut medians = [0; 3];
-    for (median, pages) in medians.iter_mut().zip([1, 32, u64::from(u32::MAX)]) {
-        let mut flushes = [0; TIMED];
-        for flush in &mut flushes {
-            *flush = timed(|| tlb::flush_local(window::pages(cpu.index().into(), pages)));
-        }
-        flushes.sort_unstable();
-        *median = clock::to_ns(cpu.boot(), flushes[TIMED / 2]);
-    }
-    let mut faults = [0; TIMED];
-    for fault in &mut faults {
+    let pages = |count| window::pages(cpu.index().into(), count);
+    let fault = median(cpu, || {
         entry.store(0, Ordering::Relaxed);
-        tlb::flush_local(window::pages(cpu.index().into(), 1));
+        tlb::flush_local(pages(1));
         // SAFETY: the fault's handler makes the byte writable; nobody else's code uses this page.
-        *fault = timed(|| unsafe { (page as *mut u8).write_volatile(1) });
-    }
-    faults.sort_unstable();
+        timed(|| unsafe { (page as *mut u8).write_volatile(1) })
+    });
+    let [one, few, everything] =
+        [1, 32, 512].map(|count| median(cpu, || timed(|| tlb::flush_local(pages(count)))));
+    let all = median(cpu, || timed(|| tlb::flush(cpu, &[pages(1)])));
     println!(
-        "a fault {} ns; a flush of one page {} ns, of 32 pages {} ns, of everything {} ns",
-        clock::to_ns(cpu.boot(), faults[TIMED / 2]),
-        medians[0],
-        medians[1],
-        medians[2]
+        "a fault {fault} ns; a flush of one page {one} ns, of 32 pages {few} ns, of everything {everything} ns; of one \
+         page on all vCPUs, the others halted, {all} ns"
     );
+}
+
+/// The median of what `timed` returns, in nanoseconds.
+fn median(cpu: &Cpu, timed: impl Fn() -> u64) -> u64 {
+    let mut times: [_; TIMED] = array::from_fn(|_| timed());
+    times.sort_unstable();
+    clock::to_ns(cpu.boot(), times[TIMED / 2])
 }
 
 /// The page that is the vCPU's own: its entry and its address.
