@@ -22,7 +22,6 @@ fn count(change: i32) {
 
 // SAFETY: a `PvQSpinlock`, which is one.
 unsafe impl RawMutex for SpinLock {
-    #[expect(clippy::declare_interior_mutable_const, reason = "lock_api wants it")]
     const INIT: Self = Self(PvQSpinlock::INIT);
     type Guard = GuardNoSend;
 

@@ -39,7 +39,7 @@ pub(crate) fn init(boot: &BootInfo) {
     };
     let index = START.start() >> 39;
     // SAFETY: the VMM's top table, mapped one to one and writable, has 512 entries.
-    let entry = unsafe { &*(boot.cr3 as *const AtomicU64).add(index as usize) };
+    let entry = unsafe { &*(boot.cr3 as *const AtomicU64).wrapping_add(index as usize) };
     // Relaxed: the barrier before the workload orders it. No TLB knows of an entry that was not present.
     entry.store(window.root().start().0 | LEADS, Ordering::Relaxed);
     let pages = window.pages();

@@ -215,7 +215,9 @@ impl Measured {
             exclusion_violations: match config.workload {
                 Workload::Lock | Workload::NestedLocks => statistics::violations(run.plain_counter, vcpus),
                 // What these count: values that an interrupt changed, reads through a stale translation.
-                Workload::Interrupted | Workload::Shootdown => sum(|vcpu| vcpu.intruders),
+                Workload::Interrupted | Workload::Shootdown | Workload::PageFaults | Workload::Migrate => {
+                    sum(|vcpu| vcpu.intruders)
+                }
                 Workload::Alloc => {
                     let unreturned = report.memory.map_or(0, |memory| memory.unreturned);
                     sum(|vcpu| vcpu.intruders).saturating_add(unreturned)

@@ -106,12 +106,7 @@ impl Snapshots {
 
 /// A word of a frame.
 fn at(frame: FrameNumber, index: usize) -> &'static AtomicU64 {
+    let first = memory::pages().platform().frame_ptr(frame).cast::<AtomicU64>();
     // SAFETY: a word of memory, mapped for good, and taken for one.
-    unsafe {
-        &*memory::pages()
-            .platform()
-            .frame_ptr(frame)
-            .cast::<AtomicU64>()
-            .add(index)
-    }
+    unsafe { &*first.wrapping_add(index) }
 }

@@ -39,7 +39,7 @@ impl Pattern {
         let wrong = |index: &u64| {
             // SAFETY: within a page of the writer's own, or its frame, which is not unmapped meanwhile. Volatile:
             // the page may move behind the compiler's back.
-            unsafe { first.add(*index as usize).read_volatile() != self.word(*index) }
+            unsafe { first.wrapping_add(*index as usize).read_volatile() != self.word(*index) }
         };
         (0..WORDS).filter(wrong).count() as u64
     }
@@ -48,7 +48,11 @@ impl Pattern {
         let first = ptr::with_exposed_provenance_mut::<u64>(address as usize);
         for index in 0..WORDS {
             // SAFETY: as above.
-            unsafe { first.add(index as usize).write_volatile(self.word(index)) };
+            unsafe {
+                first
+                    .wrapping_add(index as usize)
+                    .write_volatile(self.word(index))
+            };
         }
     }
 }
