@@ -5,10 +5,10 @@ use core::sync::atomic::AtomicU32;
 
 use abi::boot::BootInfo;
 use abi::config::fault;
-use abi::memory::{EVENTS, MEMORY_REPORT, MemoryReport, ORDERS, TYPES, ZONES, ZoneReport};
+use abi::memory::{EVENTS, MEMORY_REPORT, MemoryReport, ORDERS, TYPES, WINDOW_EVENTS, ZONES, ZoneReport};
 use mm::{
     BadPage, Event, FRAME_SIZE, FrameNumber, FrameRange, Heap, Mark, MigrateType, Movable, Order,
-    PageAllocator, PhysAddr, Platform, Request, User, Zone, ZoneKind,
+    PageAllocator, PhysAddr, Platform, Request, User, WindowEvent, Zone, ZoneKind,
 };
 use pvlock::Platform as _;
 
@@ -93,6 +93,12 @@ pub(crate) fn heap() -> &'static Heap<'static, Machine> {
     HEAP.get()
 }
 
+/// Gives back what this vCPU keeps in store.
+pub(crate) fn drain() {
+    heap().drain_this_cpu();
+    pages().drain_this_cpu();
+}
+
 /// A slice of `len` elements made by `make`, for good, starting on a frame of its own.
 ///
 /// # Panics
@@ -122,6 +128,7 @@ const _: () = assert!(
         && Order::COUNT == ORDERS
         && MigrateType::COUNT == TYPES
         && Event::ALL.len() <= EVENTS
+        && WindowEvent::ALL.len() <= WINDOW_EVENTS
 );
 
 /// What the allocator has counted, and what is free now.
@@ -131,6 +138,24 @@ pub(crate) fn report() -> MemoryReport {
         report.zones[zone.kind() as usize] = zone_report(zone);
     }
     report
+}
+
+/// Frames by which what is free differs, and those of blocks that are not as large as they were.
+pub(crate) fn difference(before: &MemoryReport, after: &MemoryReport) -> u64 {
+    let zones = before.zones.iter().zip(&after.zones);
+    let frames = zones.map(|(before, after)| {
+        let of_order = |order: Order| {
+            let count = |zone: &ZoneReport| -> u64 {
+                zone.free_blocks
+                    .iter()
+                    .map(|row| row[usize::from(order.get())])
+                    .sum()
+            };
+            count(before).abs_diff(count(after)) * u64::from(order.frames())
+        };
+        before.free.abs_diff(after.free) + Order::all().map(of_order).sum::<u64>()
+    });
+    frames.sum()
 }
 
 fn zone_report(zone: &Zone<Machine>) -> ZoneReport {

@@ -55,7 +55,7 @@ pub(super) fn init(boot: &BootInfo) {
     for size in OBJECTS {
         drop(Objects::allocate(size, 0));
     }
-    drain();
+    memory::drain();
     BEFORE.set(memory::report());
 }
 
@@ -83,38 +83,14 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     let elapsed = measured.end(cpu);
 
     worker.free_all();
-    drain();
+    memory::drain();
     meet();
     if cpu.is_first() {
         let mut after = memory::report();
-        after.unreturned = difference(BEFORE.get(), &after);
+        after.unreturned = memory::difference(BEFORE.get(), &after);
         memory::write_report(boot, after);
         report_elapsed(boot, elapsed);
     }
-}
-
-/// Gives back what this vCPU keeps in store.
-fn drain() {
-    memory::heap().drain_this_cpu();
-    memory::pages().drain_this_cpu();
-}
-
-/// Frames by which what is free differs, and those of blocks that are not as large as they were.
-fn difference(before: &MemoryReport, after: &MemoryReport) -> u64 {
-    let zones = before.zones.iter().zip(&after.zones);
-    let frames = zones.map(|(before, after)| {
-        let of_order = |order: Order| {
-            let count = |zone: &abi::memory::ZoneReport| -> u64 {
-                zone.free_blocks
-                    .iter()
-                    .map(|row| row[usize::from(order.get())])
-                    .sum()
-            };
-            count(before).abs_diff(count(after)) * u64::from(order.frames())
-        };
-        before.free.abs_diff(after.free) + Order::all().map(of_order).sum::<u64>()
-    });
-    frames.sum()
 }
 
 /// A block that is stamped. The stamp says all of it:

@@ -2,7 +2,7 @@
 //! [report](crate::report).
 //!
 //! Numbers only. What they are called is `mm`'s affair, which both sides know: zones by `mm::ZoneKind`, events by
-//! `mm::Event`, types by `mm::MigrateType`.
+//! `mm::Event` and `mm::WindowEvent`, types by `mm::MigrateType`.
 
 use crate::report::Report;
 use crate::{PAGE_SIZE, Plain, assert_layout};
@@ -18,6 +18,9 @@ pub const ORDERS: usize = 11;
 pub const TYPES: usize = 3;
 /// Most events there is room for.
 pub const EVENTS: usize = 32;
+
+/// Most events of the window there is room for.
+pub const WINDOW_EVENTS: usize = 16;
 
 /// A zone. Sizes are in frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,9 +56,12 @@ pub struct MemoryReport {
     pub unreturned: u64,
     /// The zones.
     pub zones: [ZoneReport; ZONES],
+    /// How often something has happened in the window of movable memory; all 0 where there was none.
+    pub window: [u64; WINDOW_EVENTS],
 }
 
-assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>(), zones at 8);
+assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>() + 8 * WINDOW_EVENTS, zones at 8,
+    window at 8 + ZONES * size_of::<ZoneReport>());
 
 const _: () = assert!(size_of::<Report>() as u64 <= MEMORY_REPORT);
 const _: () = assert!(MEMORY_REPORT + size_of::<MemoryReport>() as u64 <= PAGE_SIZE);

@@ -29,6 +29,7 @@ pub(super) fn summary(results: &Results) -> String {
             )
         }
         Workload::PingPong => format!("{header}\n{}{hits}", ping_pongs(&results.runs)),
+        Workload::Migrate => format!("{header}\n{}{hits}", memory::migrations(&results.runs)),
         Workload::Alloc => format!("{header}\n{}{hits}", memory::allocations(&results.runs)),
         _ => format!("{header}\n{}{hits}", others(&results.runs)),
     };

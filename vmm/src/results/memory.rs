@@ -1,10 +1,11 @@
 //! What a guest's page allocator left, with names.
 
-use abi::memory::{EVENTS, MemoryReport, ORDERS, TYPES, ZONES, ZoneReport};
-use mm::{Event, MigrateType, Order, ZoneKind};
+use abi::memory::{EVENTS, MemoryReport, ORDERS, TYPES, WINDOW_EVENTS, ZONES, ZoneReport};
+use mm::{Event, MigrateType, Order, WindowEvent, ZoneKind};
 use serde::{Serialize, Serializer};
 
 const _: () = assert!(ZoneKind::COUNT == ZONES && Order::COUNT == ORDERS && Event::ALL.len() <= EVENTS);
+const _: () = assert!(WindowEvent::ALL.len() <= WINDOW_EVENTS);
 const _: () = assert!(MigrateType::COUNT == TYPES && ZoneKind::Dma32 as usize == 0);
 
 /// The guest's memory at the end of a run, with nothing left on CPUs' lists.
@@ -61,11 +62,23 @@ impl Memory {
                 }
             }
         }
+        if report.window.iter().any(|count| *count != 0) {
+            let events = WindowEvent::ALL.iter();
+            vmstat.extend(events.map(|event| (event.name(), report.window[*event as usize])));
+        }
         Self {
             vmstat,
             zones: zones().map(|(kind, zone)| MemoryZone::new(kind, zone)).collect(),
             unreturned: report.unreturned,
         }
+    }
+}
+
+impl Memory {
+    /// How often something was counted, if it was.
+    pub fn count(&self, name: &str) -> Option<u64> {
+        let (_, count) = self.vmstat.iter().find(|(known, _)| *known == name)?;
+        Some(*count)
     }
 }
 

@@ -215,10 +215,10 @@ impl Measured {
             exclusion_violations: match config.workload {
                 Workload::Lock | Workload::NestedLocks => statistics::violations(run.plain_counter, vcpus),
                 // What these count: values that an interrupt changed, reads through a stale translation.
-                Workload::Interrupted | Workload::Shootdown | Workload::PageFaults | Workload::Migrate => {
+                Workload::Interrupted | Workload::Shootdown | Workload::PageFaults => {
                     sum(|vcpu| vcpu.intruders)
                 }
-                Workload::Alloc => {
+                Workload::Alloc | Workload::Migrate => {
                     let unreturned = report.memory.map_or(0, |memory| memory.unreturned);
                     sum(|vcpu| vcpu.intruders).saturating_add(unreturned)
                 }
@@ -255,6 +255,11 @@ impl Measured {
             return format!(
                 "{} of memory had two holders, or did not come back, of {all}",
                 counted(overlapped, "block")
+            );
+        }
+        if workload == Workload::Migrate {
+            return format!(
+                "{overlapped} words of {all} pages were not what was written, or frames did not come back"
             );
         }
         format!("exclusion violated: {overlapped} of {all} critical sections overlapped with another")

@@ -17,14 +17,14 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
 use abi::config::LockKind;
-use mm::{PageNumber, PageRange, User};
+use mm::{PageNumber, PageRange, WindowEvent};
 use pvlock::SpinBudget;
 
 use crate::cpu::Cpu;
 use crate::once::Once;
 use crate::pv::{self, meet};
 use crate::workload::{Measured, report_elapsed};
-use crate::{clock, memory, println, report, window};
+use crate::{clock, memory, report, window};
 
 use mirror::Mirror;
 use writer::Writer;
@@ -104,29 +104,48 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         pv::set_budget(budget.unwrap_or(SpinBudget::Cycles(clock::from_ns(boot, BUDGET_NS))));
     }
     meet();
-    let elapsed = if cpu.index() + 1 == boot.vcpus {
-        let measured = Measured::begin(cpu);
-        results.acquisitions = mover::run(boot, game, measured.deadline(boot));
-        // Relaxed, as is the load: nothing is handed over.
-        OVER.store(1, Ordering::Relaxed);
-        measured.end(cpu)
-    } else {
-        let mut writer = Writer::new(cpu, boot, game, results);
-        let measured = Measured::begin(cpu);
-        while OVER.load(Ordering::Relaxed) == 0 {
-            writer.turn();
-        }
-        writer.finish();
-        measured.end(cpu)
+    let role = match cpu.index() + 1 == boot.vcpus {
+        true => Role::Mover(&mut results.acquisitions),
+        false => Role::Writer(Writer::new(cpu, boot, game, results)),
     };
+    memory::drain();
+    meet();
+    // All tables are there, and no page.
+    let before = cpu.is_first().then(memory::report);
+    let measured = Measured::begin(cpu);
+    match role {
+        Role::Mover(moved) => {
+            *moved = mover::run(boot, game, measured.deadline(boot));
+            // Relaxed, as is the load: nothing is handed over.
+            OVER.store(1, Ordering::Relaxed);
+        }
+        Role::Writer(mut writer) => {
+            while OVER.load(Ordering::Relaxed) == 0 {
+                writer.turn();
+            }
+            writer.finish();
+        }
+    }
+    let elapsed = measured.end(cpu);
     if cpu.is_first() {
         window.unmap_range(game.counters).expect("they are mapped");
-        let frames = memory::pages().zones().iter().flat_map(mm::Zone::frames);
-        let lost = frames
-            .filter(|frame| frame.movable() == Some(User::Window))
-            .count();
-        assert_eq!(lost, 0, "frames are the window's, and no page is in them");
-        report_elapsed(boot, elapsed);
-        println!("{}", window.vmstat());
     }
+    memory::drain();
+    meet();
+    if let Some(before) = before {
+        let mut after = memory::report();
+        after.unreturned = memory::difference(&before, &after);
+        for event in WindowEvent::ALL {
+            after.window[event as usize] = window.count(event);
+        }
+        memory::write_report(boot, after);
+        report_elapsed(boot, elapsed);
+    }
+}
+
+/// What a vCPU does.
+enum Role<'a> {
+    /// Counts the pages that it has moved.
+    Mover(&'a mut u64),
+    Writer(Writer<'a>),
 }

@@ -76,6 +76,13 @@ impl<'a> Writer<'a> {
         let index = cpu.index() as usize;
         let pages = game.pages_of(cpu.index());
         window::get().map_range(pages).expect("the addresses are free");
+        // Once, so that the copies' tables are there.
+        let copies = game.copies_of(cpu.index());
+        let copy = window::get().fork_range(pages.start(), copies, pages.len());
+        copy.expect("there is memory for the tables");
+        window::get()
+            .unmap_range(PageRange::new(copies, pages.len()))
+            .expect("it was mapped");
         let mirror = &game.mirrors[index];
         let [interval] = memory::slice(1, || Interval::new(pages, mirror)) else {
             unreachable!("a slice of one")
@@ -84,7 +91,7 @@ impl<'a> Writer<'a> {
         let counter = game.counters.start().start() + 8 * index as u64;
         Self {
             pages,
-            copies: game.copies_of(cpu.index()),
+            copies,
             versions: &game.versions[index * game.pages as usize..][..game.pages as usize],
             // SAFETY: a word of a page that is mapped, and used as an atomic only.
             counter: unsafe { AtomicU64::from_ptr(ptr::with_exposed_provenance_mut(counter as usize)) },

@@ -36,24 +36,51 @@ pub(super) fn allocations(runs: &[Run]) -> String {
             format!("{:.3}", measured.jain_index),
             cpu_used(run),
             failures(run).map_or(NONE.to_owned(), count),
-            match measured.exclusion_violations {
-                _ if !run.counted() => format!("run failed: {}", run.exit.name()),
-                0 => "ok".to_owned(),
-                violations => format!("BROKEN: {}", counted(violations, "violation")),
-            },
+            verdict(run),
         ]
     }));
     table::render(&columns, &rows)
 }
 
 fn failures(run: &Run) -> Option<u64> {
-    let vmstat = &run.mm.as_ref()?.vmstat;
-    Some(
-        vmstat
-            .iter()
-            .find(|(name, _)| *name == "page_allocation_failure")?
-            .1,
-    )
+    run.mm.as_ref()?.count("page_allocation_failure")
+}
+
+/// A row for each run whose memory was moved under its users.
+pub(super) fn migrations(runs: &[Run]) -> String {
+    let names = [
+        "moved", "failed", "faults", "waits", "verified", "page p50", "p99", "max", "CPU used", "memory",
+    ];
+    let mut columns = [Align::Right; 10];
+    columns[9] = Align::Left;
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    rows.extend(runs.iter().map(|run| {
+        let (measured, page) = (&run.measured, &run.measured.wait_ns);
+        let counted_as = |name| run.mm.as_ref().and_then(|memory| memory.count(name)).unwrap_or(0);
+        let per_second = |number: u64| rate(number as f64 / (measured.elapsed_ns.max(1) as f64 / 1e9));
+        let (mover, writers) = measured.per_vcpu.split_last().unwrap_or((&0, &[]));
+        vec![
+            per_second(*mover),
+            count(counted_as("pgmigrate_fail")),
+            count(counted_as("pgfault")),
+            count(counted_as("migration_entry_wait")),
+            per_second(writers.iter().sum()),
+            time(page.p50),
+            time(page.p99),
+            time(page.max),
+            cpu_used(run),
+            verdict(run),
+        ]
+    }));
+    table::render(&columns, &rows)
+}
+
+fn verdict(run: &Run) -> String {
+    match run.measured.exclusion_violations {
+        _ if !run.counted() => format!("run failed: {}", run.exit.name()),
+        0 => "ok".to_owned(),
+        violations => format!("BROKEN: {}", counted(violations, "violation")),
+    }
 }
 
 /// `--stats`: the end of the run as `/proc` shows it in Linux; nothing where vCPUs' exits were not counted, or the
