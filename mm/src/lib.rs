@@ -84,7 +84,6 @@
 //! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
 //! - `movable`: pages that can be moved, and by whom. `compaction`: why, when and where to.
 //! - `slab`: objects smaller than a frame.
-//! - `movable`: pages that can be moved, and by whom.
 //! - `lazy_flush`: TLBs of halted CPUs, flushed when they resume.
 //! - `movable`: pages that can be moved, and by whom. `window`: virtual memory whose pages can, and who is told of it.
 //! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.

@@ -1,11 +1,12 @@
 //! Window memory that is moved all the time holds what was written to it, whoever reads it from wherever.
 
-use std::io;
 use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
-use integration_tests::{alone, config, kvm, run};
-use vmm::{Config, Ended, GuestReport, Io, Kernel, Outcome, PlantedFault, Ring, Vm};
+use abi::memory::WINDOW_EVENTS;
+use integration_tests::{alone, complete, config, kvm, run};
+use mm::WindowEvent;
+use vmm::{Config, Ended, GuestReport, PlantedFault, Ring};
 
 /// Pages that are moved, each time.
 const MOVED: u64 = 20_000;
@@ -15,17 +16,6 @@ fn migrate(vcpus: u32) -> Config {
         rounds: MOVED,
         ..config(Workload::Migrate, LockKind::PvQSpinlock, vcpus, 2)
     }
-}
-
-/// Runs it, and shows what the guest has counted.
-fn show(config: &Config) -> Outcome {
-    let io = Io {
-        console: Box::new(io::stderr()),
-        ..Io::default()
-    };
-    Vm::new(config, Kernel::embedded())
-        .and_then(|vm| vm.run(io))
-        .expect("a guest can be launched")
 }
 
 fn wrong(report: &GuestReport) -> u64 {
@@ -38,10 +28,9 @@ fn every_byte_is_where_it_should_be_while_all_pages_are_moved() {
         return;
     }
     let _alone = alone();
+    let mut counted = [0; WINDOW_EVENTS];
     for vcpus in [2, 4, 8] {
-        let outcome = show(&migrate(vcpus));
-        assert_eq!(outcome.ended, Ended::Completed, "{}", outcome.detail);
-        let report = outcome.report.expect("a guest that completed leaves a report");
+        let report = complete(&migrate(vcpus));
         let (mover, writers) = report.vcpus.split_last().expect("there are vCPUs");
         assert!(
             mover.acquisitions >= MOVED,
@@ -52,6 +41,22 @@ fn every_byte_is_where_it_should_be_while_all_pages_are_moved() {
             assert!(writer.acquisitions > 0, "vCPU {index} did nothing");
         }
         assert_eq!(wrong(&report), 0, "words that are wrong");
+        let memory = report.memory.expect("the workload says what its memory did");
+        assert_eq!(memory.unreturned, 0, "frames that did not come back");
+        let count = |event: WindowEvent| memory.window[event as usize];
+        assert_eq!(count(WindowEvent::PgmigrateSuccess), mover.acquisitions);
+        for (sum, count) in counted.iter_mut().zip(memory.window) {
+            *sum += count;
+        }
+    }
+    for event in [
+        WindowEvent::Pgfault,
+        WindowEvent::Pgcow,
+        WindowEvent::MigrationEntryWait,
+        WindowEvent::PgmigrateFail,
+        WindowEvent::FollPinAcquired,
+    ] {
+        assert!(counted[event as usize] > 0, "{} is 0", event.name());
     }
 }
 

@@ -88,6 +88,7 @@ fn memory(word: u64) -> MemoryReport {
     MemoryReport {
         unreturned: word,
         zones: [zone; abi::memory::ZONES],
+        window: [word; abi::memory::WINDOW_EVENTS],
     }
 }
 
@@ -238,6 +239,7 @@ fn memory_is_told_by_linux_s_names() {
         mm["zones"][0]["pagetypeinfo"]["Movable"],
         serde_json::json!(vec![3; 11])
     );
+    assert_eq!(mm["vmstat"]["pgmigrate_success"], 3);
     // A machine may have no memory in a zone, and a workload may say nothing of it.
     let other = results(Run::new(
         &config(Workload::Lock),
@@ -292,7 +294,7 @@ fn any_report_makes_a_result() {
                 tsc_khz,
                 ..outcome(Some(garbage(word)))
             };
-            for workload in [Workload::Lock, Workload::Alloc] {
+            for workload in [Workload::Lock, Workload::Alloc, Workload::Migrate] {
                 let run = Run::new(&config(workload), &outcome);
                 assert!(run.measured.throughput_per_sec.is_finite());
                 assert!(run.measured.jain_index <= 1.0 + 1e-9);

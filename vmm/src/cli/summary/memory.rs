@@ -64,7 +64,7 @@ pub(super) fn migrations(runs: &[Run]) -> String {
             count(counted_as("pgmigrate_fail")),
             count(counted_as("pgfault")),
             count(counted_as("migration_entry_wait")),
-            per_second(writers.iter().sum()),
+            per_second(writers.iter().fold(0, |sum, pages| sum.saturating_add(*pages))),
             time(page.p50),
             time(page.p99),
             time(page.max),
