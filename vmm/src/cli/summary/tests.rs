@@ -231,6 +231,7 @@ fn memory_is_shown_with_its_views_if_they_are_asked_for() {
     let report = abi::memory::MemoryReport {
         unreturned: 0,
         zones: [zone, Default::default()],
+        window: [7; abi::memory::WINDOW_EVENTS],
     };
     let mut run = run(LockKind::PvQSpinlock, 2, 2, 1_000);
     (run.lock, run.workload) = (None, Workload::Alloc);
@@ -250,6 +251,13 @@ fn memory_is_shown_with_its_views_if_they_are_asked_for() {
     }
     // A zone without memory is not shown.
     assert!(!views.contains("Normal"), "{views}");
+    // The last vCPU moves what the others use.
+    run.measured.per_vcpu = vec![100, 200, 5_000];
+    run.measured.elapsed_ns = 1_000_000_000;
+    let moved = memory::migrations(std::slice::from_ref(&run));
+    let row: Vec<&str> = moved.lines().last().expect("a row").split_whitespace().collect();
+    assert_eq!(&row[..7], ["5", "k/s", "7", "7", "7", "300", "/s"], "{moved}");
     run.measured.exclusion_violations = 1;
+    assert!(memory::migrations(std::slice::from_ref(&run)).contains("BROKEN: 1 violation"));
     assert!(memory::allocations(&[run]).contains("BROKEN: 1 violation"));
 }
