@@ -10,8 +10,8 @@
 //! ```
 //!
 //! An overflow of the fault stack runs into the kernel stack, which at that point is dead: the only
-//! exceptions that return are emulated instructions and page faults, whose stubs need a dozen words. The stubs of
-//! interrupts have stacks of their own, inside the `Cpu`, since they may come between.
+//! exceptions that return are emulated instructions and page faults, whose stubs need a dozen words. The
+//! stubs of interrupts have stacks of their own, inside the `Cpu`, since they may come between.
 
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};

@@ -1,7 +1,7 @@
 //! Exceptions: all but two end the run with a dump. One is a #GP on an instruction that a ring-3 kernel needs
-//! done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`, and `invlpg [rax]`, with
-//! which it has a whole list of pages flushed ([`tlb`](crate::tlb)): an exception each would be dear. The
-//! other is a page fault that [`page_fault`] sees to.
+//! done: `hlt`, `rep hlt` (which sleeps even if an interrupt is pending), `mov cr3, rax`, and `invlpg [rax]`,
+//! with which it has a whole list of pages flushed ([`tlb`](crate::tlb)): an exception each would be dear.
+//! The other is a page fault that [`page_fault`] sees to.
 //!
 //! The stubs run in ring 0 in both modes, on the fault stack, integer instructions only (see
 //! [`start`](crate::start)). A fault that is to be reported returns "into" [`report_fault`] at the kernel's

@@ -1,5 +1,5 @@
-//! The kernel's own lock: `pvlock`'s best, and the vCPU knows how many it has. Who has one must not wait halted,
-//! and so must not touch window memory.
+//! The kernel's own lock: `pvlock`'s best, and the vCPU knows how many it has. Who has one must not wait
+//! halted, and so must not touch window memory.
 
 use lock_api::{GuardNoSend, RawMutex};
 use pvlock::PvQSpinlock;
@@ -13,7 +13,8 @@ pub(crate) struct SpinLock(PvQSpinlock<Pv>);
 /// What it protects.
 pub(crate) type Mutex<T> = lock_api::Mutex<SpinLock, T>;
 
-/// Adds to the vCPU's number of locks. Two steps, between which a handler may come: it gives back what it takes.
+/// Adds to the vCPU's number of locks. Two steps, between which a handler may come: it gives back what it
+/// takes.
 #[inline]
 fn count(change: i32) {
     let held = &Cpu::current().spin_locks;

@@ -1,9 +1,9 @@
 //! Flushing the TLBs: this vCPU's, and those of others.
 //!
-//! A vCPU that is asked, by interrupt, flushes in the stub, whatever is masked or running; then it says so. So
-//! who asks may hold locks, and waits for nobody's handlers. One that is halted is not asked: it flushes when
-//! it goes on, for which [`LazyFlush`] has the argument. Its handlers may run before that. So what is flushed
-//! here is memory that only task context touches: the window's, no other mapping ever changes.
+//! A vCPU that is asked, by interrupt, flushes in the stub, whatever is masked or running; then it says so.
+//! So who asks may hold locks, and waits for nobody's handlers. One that is halted is not asked: it flushes
+//! when it goes on, for which [`LazyFlush`] has the argument. Its handlers may run before that. So what is
+//! flushed here is memory that only task context touches: the window's, no other mapping ever changes.
 
 use core::arch::{asm, global_asm};
 use core::cell::Cell;
@@ -140,9 +140,9 @@ global_asm!(
     flushed = const offset_of!(Cpu, tlb) + offset_of!(Tlb, flushed),
 );
 
-/// Makes all vCPUs, which must have started, forget the translations of these pages, this one included: when it
-/// returns, all have that run, and all others will have before they use one. To be called in task context: a handler could find its own
-/// vCPU holding the lock.
+/// Makes all vCPUs, which must have started, forget the translations of these pages, this one included: when
+/// it returns, all have that run, and all others will have before they use one. To be called in task context:
+/// a handler could find its own vCPU holding the lock.
 pub(crate) fn flush(cpu: &Cpu, ranges: &[PageRange]) {
     let _one = LOCK.lock();
     // Relaxed: only who holds the lock writes these.
@@ -155,7 +155,8 @@ pub(crate) fn flush(cpu: &Cpu, ranges: &[PageRange]) {
     flush_here(&REQUEST.pages);
     for index in (0..cpu.boot().vcpus).filter(|index| *index != cpu.index()) {
         let tlb = Cpu::tlb_of(cpu.boot(), index);
-        // Relaxed: as above. Acquire: what the vCPU did with the old translations comes before what we do next.
+        // Relaxed: as above. Acquire: what the vCPU did with the old translations comes before what we do
+        // next.
         while tlb.asked.load(Ordering::Relaxed) == number && tlb.flushed.load(Ordering::Acquire) < number {
             Pv::relax();
         }

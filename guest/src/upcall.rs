@@ -170,8 +170,8 @@ global_asm!(
     "push qword ptr gs:[{kernel_cs}]",
     "push qword ptr gs:[\\rip]",
     ".endm",
-    // All registers below it, then the FPU's state, aligned; then Rust, which is told where both are. And all of
-    // it back.
+    // All registers below it, then the FPU's state, aligned; then Rust, which is told where both are. And all
+    // of it back.
     ".macro upcall_body handler",
     ".irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15",
     "push \\register",

@@ -1,11 +1,11 @@
 //! The window of movable memory, on this machine: hooked into the page tables, its faults handled, its TLBs
 //! flushed, who waits for a page halted and kicked.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use abi::boot::BootInfo;
 use abi::config::fault;
 use mm::{Mmu, PageNumber, PageRange, Window, WindowError};
-
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::Cpu;
 use crate::memory::{self, Machine};
@@ -20,8 +20,8 @@ const LEADS: u64 = 0x27;
 
 static WINDOW: Once<Window<'static, Machine>> = Once::new();
 
-// SAFETY: `tlb::flush` does as is asked. Window memory is touched in task context only, which is when a vCPU that
-// was halted has flushed.
+// SAFETY: `tlb::flush` does as is asked. Window memory is touched in task context only, which is when a vCPU
+// that was halted has flushed.
 unsafe impl Mmu for Machine {
     fn flush(&self, ranges: &[PageRange]) {
         let cpu = Cpu::current();

@@ -25,8 +25,8 @@ enum Mutant {
 
 /// A machine of two CPUs: one that uses a page, halting in between; and one that moves it twice.
 ///
-/// Pages are cells, in which loom sees any access that is not ordered with others; the mover makes a page its own
-/// as soon as no CPU can have its translation.
+/// Pages are cells, in which loom sees any access that is not ordered with others; the mover makes a page its
+/// own as soon as no CPU can have its translation.
 struct Machine<const FAULTY: bool> {
     word: LazyFlush<FAULTY>,
     /// The page table.

@@ -60,8 +60,8 @@ fn every_byte_is_where_it_should_be_while_all_pages_are_moved() {
     }
 }
 
-/// The negative controls for it: pages are copied before they are unmapped; who remembers where they are is not
-/// told.
+/// The negative controls for it: pages are copied before they are unmapped; who remembers where they are is
+/// not told.
 #[test]
 fn pages_that_are_moved_carelessly_are_caught() {
     if !kvm() {
@@ -83,7 +83,8 @@ fn pages_that_are_moved_carelessly_are_caught() {
     }
 }
 
-/// Another: no TLB is flushed. Where the host keeps the page tables of all vCPUs in one place, it may hide that.
+/// Another: no TLB is flushed. Where the host keeps the page tables of all vCPUs in one place, it may hide
+/// that.
 #[test]
 fn pages_that_are_moved_without_a_flush_are_caught_where_tlbs_are_real() {
     if !kvm() {

@@ -102,8 +102,8 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     }
 }
 
-/// Says on the console what a fault costs that nothing interrupts, and what flushes cost while all other vCPUs are
-/// halted.
+/// Says on the console what a fault costs that nothing interrupts, and what flushes cost while all other
+/// vCPUs are halted.
 fn time(cpu: &Cpu) {
     let (entry, page) = mine(cpu);
     let pages = |count| window::pages(cpu.index().into(), count);
@@ -117,8 +117,8 @@ fn time(cpu: &Cpu) {
         [1, 32, 512].map(|count| median(cpu, || timed(|| tlb::flush_local(pages(count)))));
     let all = median(cpu, || timed(|| tlb::flush(cpu, &[pages(1)])));
     println!(
-        "a fault {fault} ns; a flush of one page {one} ns, of 32 pages {few} ns, of everything {everything} ns; of one \
-         page on all vCPUs, the others halted, {all} ns"
+        "a fault {fault} ns; a flush of one page {one} ns, of 32 pages {few} ns, of everything {everything} ns; \
+         of one page on all vCPUs, the others halted, {all} ns"
     );
 }
 

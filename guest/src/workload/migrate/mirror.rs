@@ -1,5 +1,5 @@
-//! Somebody who remembers in which frames a writer's pages are, and looks into them there: what a device does, or a
-//! hypervisor. Who remembers a page that has moved reads what was true once.
+//! Somebody who remembers in which frames a writer's pages are, and looks into them there: what a device
+//! does, or a hypervisor. Who remembers a page that has moved reads what was true once.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,8 +31,8 @@ impl Mirror {
         }
     }
 
-    /// How many words of the page are not those of `pattern`, seen from here; none, if the page cannot be looked
-    /// up. Called by its writer.
+    /// How many words of the page are not those of `pattern`, seen from here; none, if the page cannot be
+    /// looked up. Called by its writer.
     pub(super) fn look(&self, interval: &Interval<'_>, index: usize, pattern: Pattern) -> u64 {
         let page = interval.range().start().plus(index as u64);
         // Relaxed, everywhere: the lock.
@@ -42,8 +42,8 @@ impl Mirror {
                 let _held = self.lock.lock();
                 let known = frame.load(Ordering::Relaxed);
                 if known != 0 {
-                    // Memory is mapped one to one. While we have the lock, whoever is to move the page waits to
-                    // tell us.
+                    // Memory is mapped one to one. While we have the lock, whoever is to move the page waits
+                    // to tell us.
                     return pattern.wrong(known);
                 }
             }

@@ -6,8 +6,8 @@
 //! | [`mirror`] | remembers where pages are, as told by notifiers, and looks into them there |
 //! | [`mover`] | isolates, allocates, migrates: batch after batch |
 //!
-//! The report says, by vCPU, of writers: pages verified (`acquisitions`), words that were not as they should be
-//! (`intruders`); of the mover: pages moved, and none.
+//! The report says, by vCPU, of writers: pages verified (`acquisitions`), words that were not as they should
+//! be (`intruders`); of the mover: pages moved, and none.
 
 mod mirror;
 mod mover;

@@ -16,7 +16,8 @@ use crate::{clock, memory, report, window};
 /// Pages that are copied together, at most.
 const COPIED: u64 = 8;
 
-/// What a page holds: the version of what its writer wrote, in every word. Version 0 is what nobody has written.
+/// What a page holds: the version of what its writer wrote, in every word. Version 0 is what nobody has
+/// written.
 #[derive(Clone, Copy)]
 pub(super) struct Pattern {
     page: PageNumber,
@@ -37,8 +38,8 @@ impl Pattern {
     pub(super) fn wrong(self, address: u64) -> u64 {
         let first = ptr::with_exposed_provenance::<u64>(address as usize);
         let wrong = |index: &u64| {
-            // SAFETY: within a page of the writer's own, or its frame, which is not unmapped meanwhile. Volatile:
-            // the page may move behind the compiler's back.
+            // SAFETY: within a page of the writer's own, or its frame, which is not unmapped meanwhile.
+            // Volatile: the page may move behind the compiler's back.
             unsafe { first.wrapping_add(*index as usize).read_volatile() != self.word(*index) }
         };
         (0..WORDS).filter(wrong).count() as u64
