@@ -18,10 +18,12 @@
 //! filled with poison, which is looked at when it is allocated; and who frees an object that is free already, or
 //! none at all, is reported to [`Platform::bad_page`], without effect.
 
+mod checks;
 mod handle;
 mod heap;
 mod magazine;
 mod page;
+mod partial;
 
 use core::alloc::Layout;
 use core::fmt;
@@ -31,21 +33,19 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use lock_api::Mutex;
 
-use crate::address::{FrameNumber, FrameRange, PhysAddr};
+use crate::address::{FrameNumber, FrameRange};
 use crate::allocator::PageAllocator;
 use crate::carve::{Carved, frames_for};
-use crate::fault::{Fault, planted};
 use crate::migrate_type::MigrateType;
 use crate::order::Order;
-use crate::owner::{POISON, first_change};
 use crate::platform::{Cpu, Platform};
-use crate::report::Misuse;
 use crate::request::{AllocError, Request};
 
 pub use handle::Object;
 pub use heap::Heap;
 use magazine::{BATCH, Magazine};
-use page::{Partial, Shape, Slab};
+use page::{Shape, Slab};
+use partial::Partial;
 
 /// A cache of objects of one size. It is for good: what it has of CPUs is never given back.
 pub struct Cache<'a, P: Platform> {
@@ -248,54 +248,6 @@ impl<'a, P: Platform> Cache<'a, P> {
     /// What the headers of its slabs have: unlike its own address, that of the magazines does not change.
     fn id(&self) -> usize {
         self.magazines.load(Ordering::Relaxed).addr()
-    }
-
-    /// With checks, marks an object that is about to be allocated as held, if it is as it was freed. If not,
-    /// reports that, and nobody will have it.
-    fn admit(&self, object: NonNull<u8>, by: &'static Location<'static>) -> bool {
-        if !P::CHECKS {
-            return true;
-        }
-        // SAFETY: the object is from one of our slabs, and nobody else has it.
-        let slab = unsafe { Slab::of(object).as_ref() };
-        let change = first_change(object.as_ptr(), self.shape.size());
-        match change.filter(|_| !planted::<P>(Fault::TrustsFreeMemory)) {
-            Some((at, found)) => {
-                let offset = at + self.shape.offset(object);
-                let misuse = Misuse::UsedWhileFree { offset, found };
-                self.pages.report(slab.frame(), misuse, by);
-                false
-            }
-            None => {
-                slab.hold(self.shape.number(object).expect("it came from there"));
-                true
-            }
-        }
-    }
-
-    /// With checks, makes an object that is about to be freed one that is free. If it cannot be, reports why.
-    fn check_free(&self, object: NonNull<u8>, by: &'static Location<'static>) -> bool {
-        if !P::CHECKS {
-            return true;
-        }
-        let at = object.addr().get();
-        // SAFETY: an object's slab has its header there. What is no object is still memory of the kernel's, of
-        // which all bit patterns make a header.
-        let slab = unsafe { Slab::of(object).as_ref() };
-        let number = self.shape.number(object).filter(|_| slab.is_of(self.id()));
-        let Some(number) = number else {
-            let frame = FrameNumber::containing(PhysAddr(at as u64));
-            self.pages.report(frame, Misuse::NotObject { at }, by);
-            return false;
-        };
-        if !slab.release(number) && !planted::<P>(Fault::FreesTwice) {
-            self.pages
-                .report(slab.frame(), Misuse::ObjectFreedTwice { at }, by);
-            return false;
-        }
-        // SAFETY: it was held, by the caller, and is nobody's now.
-        unsafe { object.write_bytes(POISON, self.shape.size()) };
-        true
     }
 }
 
