@@ -79,7 +79,7 @@ impl<'z, P: Platform> Buddy<'z, P> {
     }
 
     /// The block behind one on a list.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn next(&self, index: FrameIndex) -> Option<FrameIndex> {
         self.frame(index).links().0
     }

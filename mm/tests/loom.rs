@@ -223,11 +223,8 @@ fn shared_until_the_last<const FAULT: u8>() {
                 be(1);
                 if allocator.get(frame) {
                     // SAFETY: who has a reference may read.
-                    assert_eq!(
-                        contents.with(|contents| unsafe { *contents }),
-                        1,
-                        "not what was shared"
-                    );
+                    let seen = contents.with(|contents| unsafe { *contents });
+                    assert_eq!(seen, 1, "not what was shared");
                     // SAFETY: the reference was just taken.
                     unsafe { allocator.put(frame) };
                 }

@@ -63,7 +63,7 @@ impl Deferral {
     }
 
     /// Whether no attempt is deferred.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn never_failed(&self) -> bool {
         self.shift.load(Ordering::Relaxed) == 0
     }
