@@ -109,8 +109,6 @@ pub enum Fault {
     SharesPinned,
     /// A pinned page is moved.
     MovesPinned,
-    /// A page is moved that was not there when notifiers were told.
-    MovesUnannounced,
     /// Pages are moved while others remember where they were.
     MovesUnflushed,
     /// Pages are copied before others have forgotten where they were.
@@ -172,7 +170,6 @@ impl Fault {
             LeavesWritable,
             SharesPinned,
             MovesPinned,
-            MovesUnannounced,
             MovesUnflushed,
             CopiesBeforeFlush,
             ForgetsOthers,

@@ -82,10 +82,9 @@
 //! - `state`, `frame`, `pageblock`: metadata. `carve`: where it lives. `zone`, `zone_kind`: what has it. `init`: how it is made.
 //! - `buddy`, `fallback`: free lists and what is taken when a type has run out. `watermark`: how much stays free.
 //! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
-//! - `movable`: pages that can be moved, and by whom. `compaction`: why, when and where to.
 //! - `slab`: objects smaller than a frame.
-//! - `lazy_flush`: TLBs of halted CPUs, flushed when they resume.
-//! - `movable`: pages that can be moved, and by whom. `window`: virtual memory whose pages can, and who is told of it.
+//! - `movable`: pages that can be moved, and by whom. `window`: virtual memory whose pages can, and who is told
+//!   of it. `compaction`: why, when and where to. `lazy_flush`: TLBs of halted CPUs, flushed when they resume.
 //! - `report`, `bad`, `owner`: misuse, how it is found, and who did it.
 //! - `stat`, `view`: what is counted, and `/proc` as text.
 //! - `platform`: the machine. `sync`: core's atomics or loom's. `fault`: what tests do wrong on purpose.
@@ -156,8 +155,8 @@ pub use watermark::{Mark, Watermarks, min_free};
 #[doc(hidden)]
 pub use window::Waits;
 pub use window::{
-    Entry, Interval, IntervalNotifier, Invalidation, Mmu, Notifier, Notifiers, PageNumber, PageRange,
-    Sequence, Subscription, Window, WindowError, WindowEvent, WouldBlock,
+    Checks, Entry, Interval, IntervalNotifier, Invalidation, Mmu, Notifier, Notifiers, PageNumber, PageRange,
+    Secondary, Sequence, Subscription, Window, WindowError, WindowEvent, WouldBlock,
 };
 pub use zone::Zone;
 pub use zone_kind::{InitError, ZoneKind};

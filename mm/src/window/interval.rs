@@ -14,7 +14,8 @@
 //! What is remembered is true. The lock says which is first: if the reader, the invalidation finds what it has
 //! remembered; if the invalidation, the reader finds that `seq` has changed. An interval's `seq` is always odd,
 //! that of the last invalidation that concerned it, so it equals the sequence while that one is active, and never
-//! after: then `read_begin` sleeps. All values are used once, as each time that the sequence is even adds to it.
+//! after: then `read_begin` sleeps. Where invalidations overlap without end, it may sleep as long.
+//! All values are used once, as each time that the sequence is even adds to it.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr};

@@ -37,8 +37,8 @@
 //!    frame, nobody uses another. Whoever touches the page meanwhile faults, and waits, halted.
 //! 4. A migration entry is changed by who placed it alone. Who has placed one never waits for another, nor for
 //!    memory, so each wait ends.
-//! 5. A frame that several pages are in is writable in none. With references that no page has, it is pinned: it is
-//!    not moved, and not shared.
+//! 5. A frame that several pages are in is writable in none. With references that no page has, it is pinned, or
+//!    isolated: it is not shared, so that pages only leave it; and with more than that of its mover it does not move.
 //!
 //! # Migration
 //!
@@ -47,7 +47,7 @@
 //!   migrate, for a whole batch:
 //!     lock each F   what pages are there?
 //!     notifiers     start(ranges)                        secondary translations are forgotten
-//!     lock each F   pages as announced, references = maps + isolation?  ── no ──► Err, nothing has changed
+//!     lock each F   all present, references = maps + isolation?  ── no ──► Err, nothing has changed
 //!                   entries ─► Migration(F)              who touches them waits
 //!     flush         once, all ranges, all CPUs           translations are forgotten: nobody reads or writes
 //!     copy
@@ -62,7 +62,7 @@
 //! - `page`, `ranges`: pages and sets of them. `entry`, `table`: page tables. `rmap`: lists of slots. `copy`: frames.
 //! - `page_fault`, `range`, `fork`, `pin`, `migrate`: what is done with pages.
 //! - `wait`: CPUs that sleep until a page has arrived. `mmu`: what is asked of the machine.
-//! - `notifier`, `interval`: who is told. `count`: statistics. `owned`: memory for all this.
+//! - `notifier`, `interval`: who is told. `secondary`: one who is, and checks. `count`: statistics. `owned`: memory for all this.
 
 mod copy;
 mod count;
@@ -79,6 +79,7 @@ mod pin;
 mod range;
 mod ranges;
 mod rmap;
+mod secondary;
 mod table;
 mod wait;
 
@@ -98,6 +99,7 @@ pub use interval::{Interval, IntervalNotifier, Sequence};
 pub use mmu::Mmu;
 pub use notifier::{Invalidation, Notifier, Notifiers, Subscription, WouldBlock};
 pub use page::{PageNumber, PageRange};
+pub use secondary::{Checks, Secondary};
 #[cfg(loom)]
 pub use wait::Waits;
 

@@ -81,9 +81,8 @@ impl<P: Mmu> Window<'_, P> {
     fn break_cow(&self, place: &Place<'_>, slot: Slot, frame: FrameNumber) -> Result<bool, WindowError> {
         // Most often the others have gone, and nothing need be allocated, nobody told.
         match self.locked(frame, |metadata| self.reuse(place, metadata, frame)) {
-            Break::Changed => return Ok(false),
-            Break::Reused => return Ok(true),
             Break::Frozen => {}
+            outcome => return Ok(self.reused(outcome)),
         }
         let new = self.new_frame()?;
         let range = [PageRange::new(self.page(slot), 1)];
@@ -100,7 +99,7 @@ impl<P: Mmu> Window<'_, P> {
             Break::Frozen => {}
             outcome => {
                 self.free_frame(new);
-                return Ok(matches!(outcome, Break::Reused));
+                return Ok(self.reused(outcome));
             }
         }
         if !planted::<P>(Fault::BreaksUnflushed) {
@@ -126,6 +125,15 @@ impl<P: Mmu> Window<'_, P> {
         }
         self.add(WindowEvent::Pgcow, 1);
         Ok(true)
+    }
+
+    /// Counts, and says, if that is how it went.
+    fn reused(&self, outcome: Break) -> bool {
+        let reused = matches!(outcome, Break::Reused);
+        if reused {
+            self.add(WindowEvent::Pgreuse, 1);
+        }
+        reused
     }
 
     /// Makes the page writable where it is, if no other is there and nobody else has a reference. With the lock.

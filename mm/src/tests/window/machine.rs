@@ -53,6 +53,7 @@ pub(crate) struct Machine<const FAULT: u8> {
     host: Host<true, FAULT>,
     cores: Vec<Core>,
     root: OnceLock<FrameNumber>,
+    before_flush: OnceLock<fn(&Self)>,
 }
 
 pub(crate) type Allocator<const FAULT: u8> = PageAllocator<Machine<FAULT>>;
@@ -69,6 +70,7 @@ impl<const FAULT: u8> Machine<FAULT> {
             host: Host::new(&all),
             cores: (0..cpus).map(|_| Core::default()).collect(),
             root: OnceLock::new(),
+            before_flush: OnceLock::new(),
         };
         // SAFETY: the memory is the platform's, which lives as long as the allocator.
         unsafe { PageAllocator::new(machine, &all, cpus) }.expect("regions have room")
@@ -83,6 +85,11 @@ impl<const FAULT: u8> Machine<FAULT> {
             .set(window.root())
             .expect("there is one window");
         window
+    }
+
+    /// From now on every flush begins with that.
+    pub(crate) fn before_flush(&self, hook: fn(&Self)) {
+        assert!(self.before_flush.set(hook).is_ok());
     }
 
     pub(crate) fn reports(&self) -> Vec<BadPage> {
@@ -122,7 +129,7 @@ impl<const FAULT: u8> Machine<FAULT> {
     }
 
     /// An access to a word on a CPU: what it read, or a page fault. What is remembered is used, right or wrong.
-    fn access(&self, cpu: u32, address: u64, write: Option<u64>) -> Option<u64> {
+    pub(crate) fn access(&self, cpu: u32, address: u64, write: Option<u64>) -> Option<u64> {
         let page = address >> 12;
         // Held until the access is done: a flush comes before or after it.
         let mut remembered = self.cores[cpu as usize].remembered.lock().unwrap();
@@ -216,6 +223,9 @@ unsafe impl<const FAULT: u8> Platform for Machine<FAULT> {
 unsafe impl<const FAULT: u8> Mmu for Machine<FAULT> {
     fn flush(&self, ranges: &[PageRange]) {
         assert!(self.may_wait(), "a flush waits for others");
+        if let Some(hook) = self.before_flush.get() {
+            hook(self);
+        }
         for core in &self.cores {
             let mut remembered = core.remembered.lock().unwrap();
             remembered.retain(|page, _| !ranges.iter().any(|range| range.contains(PageNumber::new(*page))));

@@ -3,4 +3,6 @@
 
 mod machine;
 mod model;
+mod notifiers;
 mod random;
+mod threads;
