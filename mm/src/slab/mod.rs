@@ -143,7 +143,7 @@ impl<'a, P: Platform> Cache<'a, P> {
     }
 
     /// Whether it has taken memory for the CPUs' magazines.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn has_magazines(&self) -> bool {
         self.magazines().is_some()
     }

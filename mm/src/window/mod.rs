@@ -225,7 +225,7 @@ impl<'a, P: Mmu> Window<'a, P> {
     }
 
     /// The pages that are in a frame of the window.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn mapped(&self, frame: FrameNumber) -> std::vec::Vec<PageNumber> {
         self.locked(frame, |metadata| {
             self.slots(metadata).map(|slot| self.page(slot)).collect()
