@@ -171,8 +171,9 @@ impl Frame {
         User::from_bits(self.movable.load(Ordering::Acquire) & !ISOLATED)
     }
 
-    /// Says who can move the page. The holder calls it: with somebody when the page is to be that user's, before
-    /// others may take references, with `None` before it gives the page up, which may be isolated then and stays so.
+    /// Says who can move the page. The holder calls it: with somebody when the page is to be that user's,
+    /// before others may take references, with `None` before it gives the page up, which may be isolated then
+    /// and stays so.
     pub fn set_movable(&self, user: Option<User>) {
         match user {
             // Release: pairs with the Acquire in `movable`.

@@ -51,9 +51,9 @@ pub unsafe trait Platform {
         None
     }
 
-    /// Sleeps while `word` is `value`, until this CPU is [kicked](Platform::kick), or somewhat longer or shorter: the
-    /// caller looks again. A kick that comes between the look at the word and the sleep must end that. In task
-    /// context.
+    /// Sleeps while `word` is `value`, until this CPU is [kicked](Platform::kick), or somewhat longer or
+    /// shorter: the caller looks again. A kick that comes between the look at the word and the sleep must end
+    /// that. In task context.
     ///
     /// Here nothing sleeps.
     fn wait(&self, word: &AtomicU32, value: u32) {
@@ -66,8 +66,8 @@ pub unsafe trait Platform {
         let _ = cpu;
     }
 
-    /// Whether the caller may wait: it is in task context, interrupts are not masked, and it has no spin lock. Debug
-    /// builds ask wherever somebody might wait.
+    /// Whether the caller may wait: it is in task context, interrupts are not masked, and it has no spin
+    /// lock. Debug builds ask wherever somebody might wait.
     fn may_wait(&self) -> bool {
         true
     }

@@ -1,5 +1,5 @@
-//! How CPUs sleep until something has changed, and how readers of an interval learn that it did, under the model
-//! checker.
+//! How CPUs sleep until something has changed, and how readers of an interval learn that it did, under the
+//! model checker.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p mm --release --test loom_window`
 
@@ -101,7 +101,8 @@ unsafe impl<const FAULT: u8> Platform for Host<FAULT> {
         panic!("{report}");
     }
 
-    /// As the guest does: it looks, and then sleeps unless it was kicked. A wake-up that is lost is a deadlock.
+    /// As the guest does: it looks, and then sleeps unless it was kicked. A wake-up that is lost is a
+    /// deadlock.
     fn wait(&self, word: &AtomicU32, value: u32) {
         if word.load(Ordering::Relaxed) != value {
             return;
@@ -172,8 +173,8 @@ fn on(cpu: u32, f: impl FnOnce() + 'static) -> thread::JoinHandle<()> {
     })
 }
 
-/// Two CPUs wait for one thing after the other, which happen meanwhile. A bit that is taken late, for a wait that
-/// is over, must not cost the next one its wake-up.
+/// Two CPUs wait for one thing after the other, which happen meanwhile. A bit that is taken late, for a wait
+/// that is over, must not cost the next one its wake-up.
 fn everybody_is_woken<const FAULT: u8>(waiters: u32, changes: u32) {
     model::<FAULT>(move |allocator| {
         let shared = share((Waits::new(allocator, 1).unwrap(), AtomicU32::new(0)));
@@ -298,9 +299,9 @@ impl<const FAULT: u8> Shared<FAULT> {
     }
 }
 
-/// A reader looks the page up while it moves. So many invalidations of it are active when the reader begins: loom
-/// compares each access with the last one alone, and would not try all turns otherwise. With none, there is one
-/// meanwhile.
+/// A reader looks the page up while it moves. So many invalidations of it are active when the reader begins:
+/// loom compares each access with the last one alone, and would not try all turns otherwise. With none, there
+/// is one meanwhile.
 fn what_is_remembered_is_true<const FAULT: u8>(wrong: Wrong, active: usize) {
     model::<FAULT>(move |allocator| {
         let user = share(User {

@@ -22,13 +22,13 @@ impl<P: Mmu> Window<'_, P> {
     /// Copies what is in `from`, which nobody writes to, to `to`, which is the caller's alone.
     pub(crate) fn copy(&self, from: FrameNumber, to: FrameNumber) {
         let (source, target) = (self.platform().frame_ptr(from), self.platform().frame_ptr(to));
-        // SAFETY: both are frames, and not the same, as one is allocated anew. Nobody writes to either: see the
-        // callers, whose pages are in flight or not writable.
+        // SAFETY: both are frames, and not the same, as one is allocated anew. Nobody writes to either: see
+        // the callers, whose pages are in flight or not writable.
         unsafe { ptr::copy_nonoverlapping(source, target, FRAME_SIZE as usize) };
     }
 
-    /// Makes a frame that is the caller's alone one that `slot` is in, and nobody else. The caller's reference is
-    /// the mapping's from now on; what is left is to write the entry.
+    /// Makes a frame that is the caller's alone one that `slot` is in, and nobody else. The caller's
+    /// reference is the mapping's from now on; what is left is to write the entry.
     ///
     /// Others may isolate it before the entry says so; they find that, and move nothing.
     pub(crate) fn adopt(&self, frame: FrameNumber, slot: Slot) {
@@ -39,8 +39,8 @@ impl<P: Mmu> Window<'_, P> {
         metadata.share();
     }
 
-    /// Adopts a frame for a page that has none, and writes its entry, unless somebody was faster: then it frees
-    /// the frame.
+    /// Adopts a frame for a page that has none, and writes its entry, unless somebody was faster: then it
+    /// frees the frame.
     pub(crate) fn install(&self, place: &Place<'_>, slot: Slot, from: Entry, frame: FrameNumber) -> bool {
         self.adopt(frame, slot);
         let entry = Entry::Present {

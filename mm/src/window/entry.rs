@@ -8,7 +8,7 @@ use crate::address::FrameNumber;
 ///    63    52 51                    12 11 10  9   7  6  5   3  2  1  0
 ///   +--------+------------------------+--+--+--+---+--+--+---+--+--+--+
 ///   |   0    |           0            | 0|       all 0               |   Empty      nothing there
-///   |   0    |           0            | 0| 0| 1|  0| 0| 0|  0| 0| 0| 0|   ZeroFill   nobody has touched it yet
+///   |   0    |           0            | 0| 0| 1|  0| 0| 0|  0| 0| 0| 0|   ZeroFill   not touched yet
 ///   |   0    |         frame          | 0| 0| 0|  0| 1| 1|  0| 1| w| 1|   Present    mapped; w: writable
 ///   |   0    |         frame          | 0| 1| 0|  0| 0| 0|  0| 0| w| 0|   Migration  on its way elsewhere
 ///   +--------+------------------------+--+--+--+---+--+--+---+--+--+--+
@@ -17,8 +17,8 @@ use crate::address::FrameNumber;
 ///                                          └ migration
 /// ```
 ///
-/// Accessed and dirty are set from the start, so that no CPU ever writes an entry on its own. Every page of the
-/// window may be written to: one that is present and not writable shares its frame, *copy-on-write*.
+/// Accessed and dirty are set from the start, so that no CPU ever writes an entry on its own. Every page of
+/// the window may be written to: one that is present and not writable shares its frame, *copy-on-write*.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
     /// The page is in no range.

@@ -21,15 +21,18 @@ enum Shared {
 }
 
 impl<P: Mmu> Window<'_, P> {
-    /// Maps at `to` a copy of the `pages` mapped at `from`. Both share frames, not writable, until either writes;
-    /// pages that are pinned are copied at once, so that a pinned frame stays where its page is.
+    /// Maps at `to` a copy of the `pages` mapped at `from`. Both share frames, not writable, until either
+    /// writes. Pages that are pinned, or about to move, are copied at once: a pinned frame stays where its
+    /// page is.
     ///
-    /// Of each page the copy is of one moment between call and return. Nobody touches the target before the return.
+    /// Of each page the copy is of one moment between call and return. Nobody touches the target before the
+    /// return.
     ///
     /// # Errors
     ///
     /// [`WindowError::NoRange`] if some page at `from` is not mapped or ranges are not in the window,
-    /// [`WindowError::InUse`] if some page at `to` is, [`WindowError::NoMemory`]. Nothing is mapped at `to` then.
+    /// [`WindowError::InUse`] if some page at `to` is, [`WindowError::NoMemory`]. Nothing is mapped at `to`
+    /// then.
     pub fn fork_range(&self, from: PageNumber, to: PageNumber, pages: u64) -> Result<(), WindowError> {
         self.may_wait();
         let source = PageRange::new(from, pages);
@@ -118,7 +121,8 @@ impl<P: Mmu> Window<'_, P> {
             return Ok(None);
         };
         self.flush(&[PageRange::new(self.page(from), 1)]);
-        // Nobody writes to it, but by a pin: the page is in flight, and if others are in the frame, none is writable.
+        // Nobody writes to it, but by a pin: the page is in flight, and if others are in the frame, none is
+        // writable.
         self.copy(frame, new);
         self.locked(frame, |_| source.set(Entry::Present { frame, writable }));
         self.wake([frame].into_iter());

@@ -11,11 +11,11 @@
 //!   }
 //! ```
 //!
-//! What is remembered is true. The lock says which is first: if the reader, the invalidation finds what it has
-//! remembered; if the invalidation, the reader finds that `seq` has changed. An interval's `seq` is always odd,
-//! that of the last invalidation that concerned it, so it equals the sequence while that one is active, and never
-//! after: then `read_begin` sleeps. Where invalidations overlap without end, it may sleep as long.
-//! All values are used once, as each time that the sequence is even adds to it.
+//! What is remembered is true. The lock says which is first: if the reader, the invalidation finds what it
+//! has remembered; if the invalidation, the reader finds that `seq` has changed. An interval's `seq` is
+//! always odd, that of the last invalidation that concerned it, so it equals the sequence while that one is
+//! active, and never after: then `read_begin` sleeps. Where invalidations overlap without end, it may sleep
+//! as long. All values are used once, as each time that the sequence is even adds to it.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr};
@@ -33,8 +33,8 @@ pub struct Sequence(u64);
 /// Who remembers where the pages of an interval are.
 pub trait IntervalNotifier: Sync {
     /// Pages of `range`, some of which are in the interval, are about to change. Under the lock that it calls
-    /// [`read_retry`](Interval::read_retry) under, the subscriber calls [`set`](Interval::set) with `sequence` and
-    /// forgets what it knew of them. There is no end.
+    /// [`read_retry`](Interval::read_retry) under, the subscriber calls [`set`](Interval::set) with
+    /// `sequence` and forgets what it knew of them. There is no end.
     ///
     /// # Errors
     ///
@@ -76,20 +76,20 @@ impl<'a> Interval<'a> {
 
     /// Notes the sequence of an invalidation, under the user's lock.
     pub fn set(&self, sequence: Sequence) {
-        // Relaxed: `read_retry` has the same lock. `read_begin` may see either value, and who began with the old
-        // one will retry.
+        // Relaxed: `read_retry` has the same lock. `read_begin` may see either value, and who began with the
+        // old one will retry.
         self.sequence.store(sequence.0, Ordering::Relaxed);
     }
 
-    /// Begins to look pages up; sleeps while pages of the interval are being invalidated. In task context, with no
-    /// lock held.
+    /// Begins to look pages up; sleeps while pages of the interval are being invalidated. In task context,
+    /// with no lock held.
     pub fn read_begin<P: Platform>(&self, notifiers: &Notifiers<'_, P>) -> Sequence {
         debug_assert!(
             notifiers.allocator.platform.may_wait(),
             "pages looked up where nobody may wait"
         );
-        // Relaxed: the sequence is written under the lock. Whether ours equals it is true of one moment: later ones
-        // are `read_retry`'s.
+        // Relaxed: the sequence is written under the lock. Whether ours equals it is true of one moment:
+        // later ones are `read_retry`'s.
         let (seen, now) = notifiers.locked(|_| {
             (
                 self.sequence.load(Ordering::Relaxed),
@@ -104,8 +104,8 @@ impl<'a> Interval<'a> {
         Sequence(seen)
     }
 
-    /// Whether what was looked up since [`read_begin`](Interval::read_begin) returned `sequence` may be stale. Under
-    /// the user's lock; it is true until that is released.
+    /// Whether what was looked up since [`read_begin`](Interval::read_begin) returned `sequence` may be
+    /// stale. Under the user's lock; it is true until that is released.
     pub fn read_retry(&self, sequence: Sequence) -> bool {
         // Relaxed: see `set`.
         self.sequence.load(Ordering::Relaxed) != sequence.0

@@ -97,7 +97,8 @@ impl<P: Mmu> Window<'_, P> {
         }
         for slot in self.slots(metadata) {
             let page = self.page(slot);
-            // A page with a reference besides its mappings' is copied, not shared: since it was isolated none came.
+            // A page with a reference besides its mappings' is copied, not shared: since it was isolated none
+            // came.
             debug_assert!(ranges.contains(page), "nobody was told that {page:?} moves");
             if !matches!(self.entry(page), Entry::Present { frame, .. } if frame == from) {
                 return Err(MigrateError::Again);
@@ -116,8 +117,8 @@ impl<P: Mmu> Window<'_, P> {
 
     /// Makes pages in flight be in the frame they were to move to. With the lock of the frame they come from.
     fn arrive(&self, from: &Frame, one: &Move) {
-        // All that the pages' frame says of them is there before the first of them is. Links lead from slot to slot,
-        // and stay as they are: only the list's start moves.
+        // All that the pages' frame says of them is there before the first of them is. Links lead from slot
+        // to slot, and stay as they are: only the list's start moves.
         let to = self.frame(one.to);
         let maps = from.maps();
         to.set_private(from.private());
@@ -128,9 +129,9 @@ impl<P: Mmu> Window<'_, P> {
             let got = to.get::<P>();
             debug_assert!(got, "the mover's own reference is there");
         }
-        // From the first entry on, who has the other frame's lock may unmap or share that page. That changes the
-        // list only in front of slots that are still in flight, and each was found before the one in front of it
-        // arrived. Who would move the pages on finds some still in flight, and does not.
+        // From the first entry on, who has the other frame's lock may unmap or share that page. That changes
+        // the list only in front of slots that are still in flight, and each was found before the one in
+        // front of it arrived. Who would move the pages on finds some still in flight, and does not.
         for slot in self.slots(from) {
             let place = self.place(slot).expect("a slot of a list has a leaf");
             let writable = matches!(place.entry(), Entry::Migration { writable: true, .. });

@@ -27,18 +27,21 @@
 //!
 //! # Rules
 //!
-//! 1. An entry that names a frame F is only changed with the lock of F held, of which nobody ever holds two. Entries
-//!    that name none are left by compare-and-swap; what replaces them names a frame that has a reference for it and,
-//!    if it is new, whose metadata is complete.
-//! 2. So who has the lock of F and finds an entry that names F knows: F is mapped, has a reference, and its list
-//!    has that slot. A slot in the list whose entry does not name F (yet) is on its way in: its frame is not moved on.
-//! 3. A present page is only made to be elsewhere, or nowhere, by way of [`Entry::Migration`]: all CPUs are made to
-//!    forget the page, then its contents are copied, then the entry changes. While any CPU might still use the old
-//!    frame, nobody uses another. Whoever touches the page meanwhile faults, and waits, halted.
-//! 4. A migration entry is changed by who placed it alone. Who has placed one never waits for another, nor for
-//!    memory, so each wait ends.
-//! 5. A frame that several pages are in is writable in none. With references that no page has, it is pinned, or
-//!    isolated: it is not shared, so that pages only leave it; and with more than that of its mover it does not move.
+//! 1. An entry that names a frame F is only changed with the lock of F held, of which nobody ever holds two.
+//!    Entries that name none are left by compare-and-swap; what replaces them names a frame that has a
+//!    reference for it and, if it is new, whose metadata is complete.
+//! 2. So who has the lock of F and finds an entry that names F knows: F is mapped, has a reference, and its
+//!    list has that slot. A slot in the list whose entry does not name F (yet) is on its way in: its frame is
+//!    not moved on.
+//! 3. A present page is only made to be elsewhere, or nowhere, by way of [`Entry::Migration`]: all CPUs are
+//!    made to forget the page, then its contents are copied, then the entry changes. While any CPU might
+//!    still use the old frame, nobody uses another. Whoever touches the page meanwhile faults, and waits,
+//!    halted.
+//! 4. A migration entry is changed by who placed it alone. Who has placed one never waits for another, nor
+//!    for memory, so each wait ends.
+//! 5. A frame that several pages are in is writable in none. With references that no page has, it is pinned,
+//!    or isolated: it is not shared, so that pages only leave it; and with more than that of its mover it
+//!    does not move.
 //!
 //! # Migration
 //!
@@ -59,10 +62,12 @@
 //!
 //! # Where things are
 //!
-//! - `page`, `ranges`: pages and sets of them. `entry`, `table`: page tables. `rmap`: lists of slots. `copy`: frames.
+//! - `page`, `ranges`: pages and sets of them. `entry`, `table`: page tables. `rmap`: lists of slots. `copy`:
+//!   frames.
 //! - `page_fault`, `range`, `fork`, `pin`, `migrate`: what is done with pages.
 //! - `wait`: CPUs that sleep until a page has arrived. `mmu`: what is asked of the machine.
-//! - `notifier`, `interval`: who is told. `secondary`: one who is, and checks. `count`: statistics. `owned`: memory for all this.
+//! - `notifier`, `interval`: who is told. `secondary`: one who is, and checks. `count`: statistics. `owned`:
+//!   memory for all this.
 
 mod copy;
 mod count;
@@ -160,8 +165,8 @@ impl From<AllocError> for WindowError {
 }
 
 impl<'a, P: Mmu> Window<'a, P> {
-    /// An empty window whose first page is `start`. An entry of a PML4 has to lead to its [`root`](Window::root)
-    /// before it is used, and for as long as it exists.
+    /// An empty window whose first page is `start`. An entry of a PML4 has to lead to its
+    /// [`root`](Window::root) before it is used, and for as long as it exists.
     ///
     /// # Errors
     ///

@@ -28,8 +28,8 @@ pub struct WouldBlock;
 ///
 /// Every start that succeeds is followed by its end, in whatever order if ranges overlap in time.
 pub trait Notifier: Sync {
-    /// Pages of `range` are about to change. On return the subscriber uses nothing that it knew of them, and until
-    /// the end it learns nothing of them anew.
+    /// Pages of `range` are about to change. On return the subscriber uses nothing that it knew of them, and
+    /// until the end it learns nothing of them anew.
     ///
     /// # Errors
     ///
@@ -68,8 +68,8 @@ impl<'a> Subscription<'a> {
 
 /// Subscribers, and intervals that readers watch.
 ///
-/// Subscribers are added in front and stay, so that those who are behind the first that a start saw are those that
-/// its end tells.
+/// Subscribers are added in front and stay, so that those who are behind the first that a start saw are those
+/// that its end tells.
 pub struct Notifiers<'a, P: Platform> {
     pub(crate) allocator: &'a PageAllocator<P>,
     pub(crate) state: Mutex<P::Lock, Subscribers<'a>>,
@@ -126,8 +126,8 @@ impl<'a, P: Platform> Notifiers<'a, P> {
         self.allocator.platform.on_this_cpu(|_| f(&mut self.state.lock()))
     }
 
-    /// Adds a subscriber, who is told of all that starts from now on. It waits until nothing is active, so that the
-    /// subscriber has missed nothing.
+    /// Adds a subscriber, who is told of all that starts from now on. It waits until nothing is active, so
+    /// that the subscriber has missed nothing.
     ///
     /// # Panics
     ///
@@ -156,8 +156,8 @@ impl<'a, P: Platform> Notifiers<'a, P> {
     ///
     /// # Errors
     ///
-    /// Some subscriber would have to wait, and is not `blockable`. All who were told before have been told of the
-    /// end.
+    /// Some subscriber would have to wait, and is not `blockable`. All who were told before have been told of
+    /// the end.
     pub fn try_start<'n>(
         &'n self,
         ranges: &'n [PageRange],

@@ -21,7 +21,8 @@ enum Break {
 }
 
 impl<P: Mmu> Window<'_, P> {
-    /// Handles a page fault at a virtual address: after `Ok`, the access is to be tried again, and may fault again.
+    /// Handles a page fault at a virtual address: after `Ok`, the access is to be tried again, and may fault
+    /// again.
     ///
     /// ```text
     ///   no such page          Err(NoRange)
@@ -105,8 +106,8 @@ impl<P: Mmu> Window<'_, P> {
         if !planted::<P>(Fault::BreaksUnflushed) {
             self.flush(&range);
         }
-        // Nobody writes to the old frame: all pages that are in it are not writable, and none becomes so while ours
-        // is one of them.
+        // Nobody writes to the old frame: all pages that are in it are not writable, and none becomes so
+        // while ours is one of them.
         self.copy(frame, new);
         let last = self.locked(frame, |metadata| {
             let last = self.unlink(metadata, slot);
@@ -136,7 +137,8 @@ impl<P: Mmu> Window<'_, P> {
         reused
     }
 
-    /// Makes the page writable where it is, if no other is there and nobody else has a reference. With the lock.
+    /// Makes the page writable where it is, if no other is there and nobody else has a reference. With the
+    /// lock.
     fn reuse(&self, place: &Place<'_>, metadata: &Frame, frame: FrameNumber) -> Break {
         let writable = false;
         if place.entry() != (Entry::Present { frame, writable }) {

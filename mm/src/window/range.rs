@@ -12,8 +12,8 @@ impl<P: Mmu> Window<'_, P> {
     ///
     /// # Errors
     ///
-    /// [`WindowError::NoRange`] if it is not in the window, [`WindowError::InUse`], [`WindowError::NoMemory`].
-    /// Nothing is mapped then.
+    /// [`WindowError::NoRange`] if it is not in the window, [`WindowError::InUse`],
+    /// [`WindowError::NoMemory`]. Nothing is mapped then.
     pub fn map_range(&self, range: PageRange) -> Result<(), WindowError> {
         self.may_wait();
         self.each(range, |slot| {
@@ -62,8 +62,8 @@ impl<P: Mmu> Window<'_, P> {
         Ok(())
     }
 
-    /// Unmaps what is not in flight of the slots from `start` to below `end`, all of one leaf. Says what was in
-    /// flight; it does not wait, as nobody waits who has pages in flight.
+    /// Unmaps what is not in flight of the slots from `start` to below `end`, all of one leaf. Says what was
+    /// in flight; it does not wait, as nobody waits who has pages in flight.
     fn unmap_some(&self, start: u32, end: u32) -> Option<Slot> {
         let mut busy = None;
         let mut ours = [0_u64; ENTRIES / 64];
@@ -120,7 +120,8 @@ impl<P: Mmu> Window<'_, P> {
         }
     }
 
-    /// Puts a page that is in `frame` in flight, and says whether it was writable. `None` if it is not there now.
+    /// Puts a page that is in `frame` in flight, and says whether it was writable. `None` if it is not there
+    /// now.
     pub(crate) fn freeze(&self, place: &Place<'_>, frame: FrameNumber) -> Option<bool> {
         self.locked(frame, |_| match place.entry() {
             Entry::Present { frame: now, writable } if now == frame => {

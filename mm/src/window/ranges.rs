@@ -7,8 +7,8 @@ use crate::window::page::{PageNumber, PageRange};
 /// Ranges kept apart. A page too far from all of them widens the nearest, once there are so many.
 const MOST: usize = 64;
 
-/// A set of pages, as disjoint ranges, ascending, that do not touch. It may hold more than was added: whoever is
-/// told to forget translations may always forget others, too.
+/// A set of pages, as disjoint ranges, ascending, that do not touch. It may hold more than was added: whoever
+/// is told to forget translations may always forget others, too.
 pub(crate) struct Ranges {
     ranges: [PageRange; MOST],
     len: usize,

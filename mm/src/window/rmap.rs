@@ -4,8 +4,9 @@
 //!   frame's private word ──► link of slot 7 ◄──► link of slot 4711 ◄──► link of slot 12
 //! ```
 //!
-//! A list through the links of the slots, which are there as long as their leaf is: neither mapping nor unmapping
-//! allocates. It belongs to the lock of the frame. Slots whose entries name no frame have links that lead nowhere.
+//! A list through the links of the slots, which are there as long as their leaf is: neither mapping nor
+//! unmapping allocates. It belongs to the lock of the frame. Slots whose entries name no frame have links
+//! that lead nowhere.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -43,8 +44,8 @@ impl<P: Mmu> Window<'_, P> {
         frame.set_private(Slot::to_link(slot).into());
     }
 
-    /// The slots that are in a frame. Each is found before the one in front of it is passed on. With the frame's
-    /// lock.
+    /// The slots that are in a frame. Each is found before the one in front of it is passed on. With the
+    /// frame's lock.
     pub(crate) fn slots(&self, frame: &Frame) -> impl Iterator<Item = Slot> {
         // Relaxed, here and below: the lock keeps users apart. See `migrate` for one more.
         let next = |slot: &Slot| Slot::from_link(self.link(*slot).next.load(Ordering::Relaxed));
@@ -63,8 +64,8 @@ impl<P: Mmu> Window<'_, P> {
         frame.map();
     }
 
-    /// Takes a slot out, and gives its reference back unless it was the last: then says so, as that may be the last
-    /// reference, too, which is not given back with a lock held. With the lock.
+    /// Takes a slot out, and gives its reference back unless it was the last: then says so, as that may be
+    /// the last reference, too, which is not given back with a lock held. With the lock.
     #[must_use]
     pub(crate) fn unlink(&self, frame: &Frame, slot: Slot) -> bool {
         let nowhere = Slot::to_link(None);

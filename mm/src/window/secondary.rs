@@ -35,8 +35,8 @@ struct Line {
 /// What the page of a line says that remembers none.
 const NONE: u64 = u64::MAX;
 
-/// A secondary map, with checks. It is to be both [registered](crate::Notifiers::register), to see starts and ends,
-/// and [inserted](crate::Notifiers::insert), with the interval that it is to read.
+/// A secondary map, with checks. It is to be both [registered](crate::Notifiers::register), to see starts and
+/// ends, and [inserted](crate::Notifiers::insert), with the interval that it is to read.
 pub struct Secondary<'a, P: Platform> {
     allocator: &'a PageAllocator<P>,
     lines: Owned<'a, P, Line>,
@@ -107,8 +107,8 @@ impl<'a, P: Platform<Lock: Send + Sync> + Sync> Secondary<'a, P> {
 }
 
 impl<P: Mmu> Secondary<'_, P> {
-    /// Runs `f` on the frame that `page` is in, with the lock held: the page is there as long. `f` calls nothing of
-    /// the allocator or the window. Waits while the page is about to change; in task context.
+    /// Runs `f` on the frame that `page` is in, with the lock held: the page is there as long. `f` calls
+    /// nothing of the allocator or the window. Waits while the page is about to change; in task context.
     ///
     /// # Errors
     ///

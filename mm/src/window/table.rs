@@ -43,7 +43,8 @@ impl Place<'_> {
 
     /// Changes an entry that is the caller's to change: it has the lock of the frame that the entry is about.
     pub(crate) fn set(&self, to: Entry) {
-        // Release: pairs with the Acquire in `entry`. The CPU's own reads are behind it, too: x86 stores in order.
+        // Release: pairs with the Acquire in `entry`. The CPU's own reads are behind it, too: x86 stores in
+        // order.
         self.entry.store(to.encode(), Ordering::Release);
     }
 

@@ -9,11 +9,11 @@
 //!   while word == 1: halt                       kick it
 //! ```
 //!
-//! No wake-up is lost. Of the two fences one is first. If the waiter's, who makes the change finds the bit, and
-//! its `word = 0` comes after the `word = 1` that came before the bit, so the waiter does not halt, or the kick,
-//! which is latched, ends that. If the other's, the waiter finds the change when it looks. A word that is cleared
-//! late, for a bit taken earlier, wakes the CPU for nothing: it then begins anew. Nobody but the CPU sets its word
-//! to 1.
+//! No wake-up is lost. Of the two fences one is first. If the waiter's, who makes the change finds the bit,
+//! and its `word = 0` comes after the `word = 1` that came before the bit, so the waiter does not halt, or
+//! the kick, which is latched, ends that. If the other's, the waiter finds the change when it looks. A word
+//! that is cleared late, for a bit taken earlier, wakes the CPU for nothing: it then begins anew. Nobody but
+//! the CPU sets its word to 1.
 
 use crate::allocator::PageAllocator;
 use crate::fault::{Fault, planted};

@@ -128,7 +128,8 @@ impl<const FAULT: u8> Machine<FAULT> {
         })
     }
 
-    /// An access to a word on a CPU: what it read, or a page fault. What is remembered is used, right or wrong.
+    /// An access to a word on a CPU: what it read, or a page fault. What is remembered is used, right or
+    /// wrong.
     pub(crate) fn access(&self, cpu: u32, address: u64, write: Option<u64>) -> Option<u64> {
         let page = address >> 12;
         // Held until the access is done: a flush comes before or after it.

@@ -214,8 +214,8 @@ impl<const FAULT: u8> Notifier for Sharing<'_, FAULT> {
     fn invalidate_range_end(&self, _: PageRange) {}
 }
 
-/// No page gets into a frame that is isolated, so all that are there when it moves were announced: the copy is one at
-/// once.
+/// No page gets into a frame that is isolated, so all that are there when it moves were announced: the copy
+/// is one at once.
 #[test]
 fn what_is_about_to_move_is_not_shared() {
     be(0);

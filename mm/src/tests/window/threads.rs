@@ -1,4 +1,5 @@
-//! All CPUs write, share and pin pages while others move every page all the time, and a secondary map reads them.
+//! All CPUs write, share and pin pages while others move every page all the time, and a secondary map reads
+//! them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -41,8 +42,8 @@ impl Drop for Working<'_> {
     }
 }
 
-/// Writes to its own word of each page, and looks whether what it wrote last is still there; makes copies, writes to
-/// both, and looks again.
+/// Writes to its own word of each page, and looks whether what it wrote last is still there; makes copies,
+/// writes to both, and looks again.
 fn write<const FAULT: u8>(window: &TestWindow<'_, FAULT>, cpu: u32, turns: u64) {
     let word = u64::from(cpu);
     let mut random = Random(word + 1);
