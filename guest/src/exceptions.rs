@@ -170,7 +170,7 @@ global_asm!(
     "push rax",
     "push rcx",
     "push rdx",
-    "call flush_pages",
+    "call stub_flush_pages",
     "pop rdx",
     "pop rcx",
     "pop rax",

@@ -97,9 +97,10 @@ static LOCK: Mutex<()> = Mutex::new(());
 global_asm!(
     ".section .text.stubs, \"ax\"",
     // In ring 0. rax: `Pages` to flush; rcx and rdx are spoilt.
-    ".globl flush_pages",
-    ".type flush_pages, @function",
-    "flush_pages:",
+    ".macro flush_pages name",
+    ".globl \\name",
+    ".type \\name, @function",
+    "\\name:",
     "mov rcx, [rax + {count}]",
     "test rcx, rcx",
     "jz 3f",
@@ -114,6 +115,13 @@ global_asm!(
     "mov rcx, [rcx + {cr3}]",
     "mov cr3, rcx",
     "ret",
+    ".endm",
+    "flush_pages stub_flush_pages",
+    // A kernel in ring 0 has its own: an NMI that comes in a stub waits for the stub's end.
+    ".section .text.flush_pages, \"ax\"",
+    "flush_pages kernel_flush_pages",
+    ".purgem flush_pages",
+    ".section .text.stubs, \"ax\"",
     ".globl flush_tlb_stub",
     ".type flush_tlb_stub, @function",
     "flush_tlb_stub:",
@@ -123,7 +131,7 @@ global_asm!(
     // Before the flush: a later request will send another interrupt.
     "push qword ptr [rip + {request} + {number}]",
     "lea rax, [rip + {request} + {pages}]",
-    "call flush_pages",
+    "call stub_flush_pages",
     "pop qword ptr gs:[{flushed}]",
     "call end_of_interrupt",
     "pop rdx",
@@ -210,14 +218,14 @@ pub(crate) fn flushes(cpu: &Cpu) -> u64 {
 
 fn flush_here(pages: &Pages) {
     let flushes = &Cpu::current().tlb.own_flushes;
-    // SAFETY: translations are forgotten; what the page tables say is used next time. `flush_pages` is for
-    // ring 0; in ring 3 the instruction traps, and to the stub RAX is not the page to flush, but `Pages`.
+    // SAFETY: translations are forgotten; what the page tables say is used next time. `kernel_flush_pages`
+    // is for ring 0; in ring 3 the instruction traps, and to the stub RAX is not the page to flush, but `Pages`.
     // Not `nostack`: it is called. Not `nomem`: what is accessed through the window may not move across.
     unsafe {
         asm!(
             "cmp qword ptr gs:[{kernel_cs}], {code_0}",
             "jne 2f",
-            "call flush_pages",
+            "call kernel_flush_pages",
             "jmp 3f",
             "2:",
             "invlpg [rax]",

@@ -87,6 +87,8 @@ pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
             };
             entry.store(before, Ordering::Relaxed);
             tlb::flush_local(window::pages(cpu.index().into(), 1));
+            // An NMI is handled where it comes: one that is still pending here might be for long.
+            results.intruders += u64::from(cpu.nmi_pending.load(Ordering::Relaxed) != 0);
             // Small enough for the FPU to hold exactly.
             let (seed, turns) = (clock::cycles() >> 8, 1 + random.next() % TURNS);
             // SAFETY: the fault's handler makes the byte writable; nobody else's code uses this page.
