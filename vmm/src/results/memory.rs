@@ -63,8 +63,14 @@ impl Memory {
             }
         }
         if report.window.iter().any(|count| *count != 0) {
-            let events = WindowEvent::ALL.iter();
-            vmstat.extend(events.map(|event| (event.name(), report.window[*event as usize])));
+            for event in WindowEvent::ALL {
+                let (name, count) = (event.name(), report.window[event as usize]);
+                match vmstat.iter_mut().find(|(known, _)| *known == name) {
+                    // The window counts all of its pages that move, compaction those that it moves.
+                    Some((_, known)) => *known = count.max(*known),
+                    None => vmstat.push((name, count)),
+                }
+            }
         }
         Self {
             vmstat,
