@@ -52,6 +52,7 @@ fn seeds() -> Vec<Vec<u8>> {
         header(1, 0),
         header(0, 0xff),
         header(3, 0xff),
+        header(4, 0xff),
         [header(2, 0x7f), word(0, WORDS as u16, u64::MAX)].concat(),
     ]
 }
@@ -63,11 +64,12 @@ fn report(data: &[u8]) {
         );
     }
     let mut input = Input(data);
-    let workload = match input.u8() % 4 {
+    let workload = match input.u8() % 5 {
         0 => Workload::Lock,
         1 => Workload::PingPong,
         2 => Workload::HostilePages,
-        _ => Workload::Alloc,
+        3 => Workload::Alloc,
+        _ => Workload::Migrate,
     };
     let mut words = [u64::from_le_bytes([input.u8(); 8]); WORDS];
     let tsc_khz = input.u64();
@@ -93,7 +95,8 @@ fn report(data: &[u8]) {
             run: memory.read(0).expect("it was written"),
             vcpus: vcpus.collect(),
             log: Vec::new(),
-            memory: (workload == Workload::Alloc).then(|| memory.read(MEMORY_AT).expect("it was written")),
+            memory: matches!(workload, Workload::Alloc | Workload::Migrate)
+                .then(|| memory.read(MEMORY_AT).expect("it was written")),
         }
     });
     let mut config = idle(VCPUS as u32);
