@@ -17,9 +17,10 @@ pub(crate) fn set(cpu: &Cpu, deadline: u64, vector: u8) {
 }
 
 /// Sleeps until the TSC reaches `deadline`, not at all if it has, handling interrupts; kicks that come
-/// meanwhile may be lost. What the vCPU has in store goes to those who are awake. It takes the vCPU's timer, and [`TIMER`] may still come afterwards.
+/// meanwhile may be lost. What the vCPU has in store goes to those who are awake. It takes the vCPU's timer,
+/// and [`TIMER`] may still come afterwards.
 pub(crate) fn halt_until(cpu: &Cpu, deadline: u64) {
-    memory::pages().drain_this_cpu();
+    memory::drain();
     while clock::cycles() < deadline {
         let _masked = interrupts::mask(cpu);
         // Under the mask: if it fires from here on it is pending, and ends the halt. Each time anew: a host
