@@ -16,7 +16,8 @@ use crate::cpu::Cpu;
 use crate::once::Once;
 use crate::pv::Pv;
 use crate::spinlock::SpinLock;
-use crate::{hypercall, interrupts, window};
+use crate::workload::compaction;
+use crate::{hypercall, interrupts};
 
 /// What `mm` needs of this machine.
 pub(crate) struct Machine;
@@ -45,7 +46,7 @@ unsafe impl Platform for Machine {
 
     fn movable(&self, user: User) -> Option<&dyn Movable> {
         match user {
-            User::Window => Some(window::get()),
+            User::Window => compaction::mover(),
             User::Balloon => None,
         }
     }

@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
 use abi::config::fault;
-use mm::{Mmu, PageNumber, PageRange, Window, WindowError};
+use abi::memory::WINDOW_EVENTS;
+use mm::{Mmu, PageNumber, PageRange, Window, WindowError, WindowEvent};
 
 use crate::cpu::Cpu;
 use crate::memory::{self, Machine};
@@ -62,4 +63,15 @@ pub(crate) fn init(boot: &BootInfo) {
 #[inline]
 pub(crate) fn get() -> &'static Window<'static, Machine> {
     WINDOW.get()
+}
+
+const _: () = assert!(WindowEvent::ALL.len() <= WINDOW_EVENTS);
+
+/// What the window has counted, by event.
+pub(crate) fn counts() -> [u64; WINDOW_EVENTS] {
+    let mut counts = [0; WINDOW_EVENTS];
+    for event in WindowEvent::ALL {
+        counts[event as usize] = get().count(event);
+    }
+    counts
 }

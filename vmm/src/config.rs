@@ -152,6 +152,12 @@ pub enum PlantedFault {
     EarlyCopy,
     /// In the guest, who remembers where pages are is not told that they move.
     NoNotice,
+    /// The guest does not pin pages that are to stay where they are.
+    NoPin,
+    /// Pages that compaction in the guest moves lose part of what they hold.
+    LostContents,
+    /// Compaction in the guest can move nothing.
+    NoMoves,
 }
 
 impl PlantedFault {
@@ -167,6 +173,9 @@ impl PlantedFault {
             Self::NoKick => fault::NO_KICK,
             Self::EarlyCopy => fault::EARLY_COPY,
             Self::NoNotice => fault::NO_NOTICE,
+            Self::NoPin => fault::NO_PIN,
+            Self::LostContents => fault::LOST_CONTENTS,
+            Self::NoMoves => fault::NO_MOVES,
             _ => fault::NONE,
         }
     }

@@ -212,7 +212,9 @@ fn read_report(machine: &Machine, workload: Workload) -> Result<GuestReport, Err
         .map(|index| machine.memory.read(first + index * size_of::<LogEntry>() as u64))
         .collect::<Result<_, _>>()?;
     let memory = match workload {
-        Workload::Alloc | Workload::Migrate => Some(machine.memory.read(base + MEMORY_REPORT)?),
+        Workload::Alloc | Workload::Migrate | Workload::Compaction => {
+            Some(machine.memory.read(base + MEMORY_REPORT)?)
+        }
         _ => None,
     };
     Ok(GuestReport {

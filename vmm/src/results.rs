@@ -3,6 +3,7 @@
 //! The guest's part of it comes from an untrusted hand: any bit pattern makes a [`Run`], if not a meaningful
 //! one. Fields may be added, never renamed.
 
+mod compaction;
 mod memory;
 mod run;
 mod statistics;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use crate::host;
 use crate::outcome::Outcome;
 pub use crate::outcome::Preemptions;
+pub use compaction::{Compaction, Round as CompactionRound};
 pub use memory::{Memory, MemoryZone};
 pub use run::{Measured, Run};
 pub use statistics::Percentiles;

@@ -1,6 +1,7 @@
 //! What the vCPUs do, all of them, from the first barrier to the last.
 
 mod alloc;
+pub(crate) mod compaction;
 mod costs;
 mod hostile;
 mod interrupts;
@@ -30,6 +31,7 @@ pub(crate) fn init(boot: &BootInfo) {
     match Workload::from_raw(boot.run.workload) {
         Some(Workload::Migrate) => migrate::init(boot),
         Some(Workload::Alloc) => alloc::init(boot),
+        Some(Workload::Compaction) => compaction::init(boot),
         _ => interrupts::init(boot),
     }
 }
@@ -53,6 +55,7 @@ pub(crate) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         Workload::Lock => lock::run(cpu, boot, lock),
         Workload::PingPong => ping_pong::run(cpu, boot),
         Workload::Migrate => migrate::run(cpu, boot),
+        Workload::Compaction => compaction::run(cpu, boot),
         Workload::Costs => costs::run(cpu, boot),
         Workload::Alloc => alloc::run(cpu, boot),
         Workload::Spin => observe::spin(cpu, boot),

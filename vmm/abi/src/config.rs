@@ -53,6 +53,7 @@ named! {
         Idle = 2, "idle", "boots, meets at the barrier and ends: what a launch costs";
         Costs = 3, "costs", "vCPU 0 times exits to the VMM, and kicks that wake nobody";
         Migrate = 80, "migrate", "all vCPUs but the last write and verify patterns in window memory, and the last moves it all the time";
+        Compaction = 81, "compaction", "fills memory, frees three quarters of each 2 MiB, demands huge pages; then again, with a daemon that compacts in advance";
         Spin = 40, "spin", "every vCPU spins for --duration, without an exit: counts turns";
         Observe = 41, "observe", "vCPU 0 watches which of the others run, as they spin: counts the times one did not";
         BadPreempt = 42, "bad-preempt", "self-test: vCPU 0 takes preemptions that nobody offers, then ends";
@@ -124,6 +125,12 @@ pub mod fault {
     pub const EARLY_COPY: u32 = 22;
     /// Who remembers where pages are is not told that they move.
     pub const NO_NOTICE: u32 = 23;
+    /// [`Workload::Compaction`](super::Workload::Compaction) does not pin the pages that are to stay.
+    pub const NO_PIN: u32 = 24;
+    /// Pages that compaction moves lose part of what they hold.
+    pub const LOST_CONTENTS: u32 = 25;
+    /// Compaction can move nothing.
+    pub const NO_MOVES: u32 = 26;
 }
 
 /// Ways for [`Workload::BadTouch`] to touch window memory; any other number is fine.

@@ -18,9 +18,10 @@ pub const ORDERS: usize = 11;
 pub const TYPES: usize = 3;
 /// Most events there is room for.
 pub const EVENTS: usize = 32;
-
 /// Most events of the window there is room for.
 pub const WINDOW_EVENTS: usize = 16;
+/// Rounds of [`Workload::Compaction`](crate::config::Workload::Compaction): allocations compact, the daemon does.
+pub const ROUNDS: usize = 2;
 
 /// A zone. Sizes are in frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,15 +59,65 @@ pub struct MemoryReport {
     pub zones: [ZoneReport; ZONES],
     /// How often something has happened in the window of movable memory; all 0 where there was none.
     pub window: [u64; WINDOW_EVENTS],
+    /// What compaction came to, where it was the workload.
+    pub compaction: CompactionReport,
 }
 
-assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>() + 8 * WINDOW_EVENTS, zones at 8,
-    window at 8 + ZONES * size_of::<ZoneReport>());
+assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>() + 8 * WINDOW_EVENTS
+    + size_of::<CompactionReport>(), zones at 8);
+
+/// A round of [`Workload::Compaction`](crate::config::Workload::Compaction).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CompactionRound {
+    /// Free frames, less those in huge blocks, when memory had been thinned out.
+    pub fragmented: u64,
+    /// Those of them that became huge pages.
+    pub huge: u64,
+    /// Pages that were left, of which each was verified in the end.
+    pub kept: u64,
+    /// Words of them that were not as they should be.
+    pub wrong: u64,
+    /// Pages that had moved, and nobody was told.
+    pub unannounced: u64,
+    /// Pages that were pinned.
+    pub pinned: u64,
+    /// Those of them that were elsewhere in the end.
+    pub displaced: u64,
+    /// The score, before anything was compacted.
+    pub score_before: u64,
+    /// The score, before the first huge page was allocated.
+    pub score_after: u64,
+    /// Pages that were moved for huge pages: by allocations, or by the daemon before them.
+    pub moved: u64,
+    /// What that took, all in all.
+    pub moving_cycles: u64,
+    /// Pages of them that were copied back.
+    pub copied: u64,
+    /// What that took.
+    pub copying_cycles: u64,
+}
+
+assert_layout!(CompactionRound, size 104);
+
+/// What [`Workload::Compaction`](crate::config::Workload::Compaction) came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CompactionReport {
+    /// Allocations that compact; and those that come after the daemon.
+    pub rounds: [CompactionRound; ROUNDS],
+}
+
+assert_layout!(CompactionReport, size 104 * ROUNDS);
 
 const _: () = assert!(size_of::<Report>() as u64 <= MEMORY_REPORT);
 const _: () = assert!(MEMORY_REPORT + size_of::<MemoryReport>() as u64 <= PAGE_SIZE);
 
 // SAFETY: integers only, `#[repr(C)]`, and the asserted size is the sum of the fields' sizes.
 unsafe impl Plain for ZoneReport {}
+// SAFETY: as above.
+unsafe impl Plain for CompactionRound {}
+// SAFETY: as above.
+unsafe impl Plain for CompactionReport {}
 // SAFETY: as above.
 unsafe impl Plain for MemoryReport {}

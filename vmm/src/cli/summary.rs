@@ -1,5 +1,6 @@
 //! Results as text that a newcomer can read.
 
+mod compaction;
 mod memory;
 mod preemption;
 
@@ -30,6 +31,7 @@ pub(super) fn summary(results: &Results) -> String {
         }
         Workload::PingPong => format!("{header}\n{}{hits}", ping_pongs(&results.runs)),
         Workload::Migrate => format!("{header}\n{}{hits}", memory::migrations(&results.runs)),
+        Workload::Compaction => format!("{header}\n{}{hits}", compaction::rounds(&results.runs)),
         Workload::Alloc => format!("{header}\n{}{hits}", memory::allocations(&results.runs)),
         _ => format!("{header}\n{}{hits}", others(&results.runs)),
     };

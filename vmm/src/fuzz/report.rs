@@ -69,6 +69,7 @@ fn report(data: &[u8]) {
         1 => Workload::PingPong,
         2 => Workload::HostilePages,
         3 => Workload::Alloc,
+        4 => Workload::Compaction,
         _ => Workload::Migrate,
     };
     let mut words = [u64::from_le_bytes([input.u8(); 8]); WORDS];
@@ -95,8 +96,11 @@ fn report(data: &[u8]) {
             run: memory.read(0).expect("it was written"),
             vcpus: vcpus.collect(),
             log: Vec::new(),
-            memory: matches!(workload, Workload::Alloc | Workload::Migrate)
-                .then(|| memory.read(MEMORY_AT).expect("it was written")),
+            memory: matches!(
+                workload,
+                Workload::Alloc | Workload::Migrate | Workload::Compaction
+            )
+            .then(|| memory.read(MEMORY_AT).expect("it was written")),
         }
     });
     let mut config = idle(VCPUS as u32);

@@ -4,12 +4,14 @@ use abi::memory::{EVENTS, MemoryReport, ORDERS, TYPES, WINDOW_EVENTS, ZONES, Zon
 use mm::{Event, MigrateType, Order, WindowEvent, ZoneKind};
 use serde::{Serialize, Serializer};
 
+use super::compaction::Compaction;
+
 const _: () = assert!(ZoneKind::COUNT == ZONES && Order::COUNT == ORDERS && Event::ALL.len() <= EVENTS);
 const _: () = assert!(WindowEvent::ALL.len() <= WINDOW_EVENTS);
 const _: () = assert!(MigrateType::COUNT == TYPES && ZoneKind::Dma32 as usize == 0);
 
 /// The guest's memory at the end of a run, with nothing left on CPUs' lists.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Memory {
     /// What was counted, and how much is free, by the names in `/proc/vmstat`.
     #[serde(serialize_with = "map")]
@@ -18,6 +20,8 @@ pub struct Memory {
     pub zones: Vec<MemoryZone>,
     /// Frames that should have come back and have not; 0 if memory is as it was before the workload.
     pub unreturned: u64,
+    /// What compaction came to; null where it was not the workload.
+    pub compaction: Option<Compaction>,
 }
 
 /// A zone. Sizes are in frames of 4 KiB.
@@ -47,7 +51,7 @@ pub struct MemoryZone {
 
 impl Memory {
     /// Gives what a guest left its names.
-    pub(crate) fn new(report: &MemoryReport) -> Self {
+    pub(crate) fn new(report: &MemoryReport, compaction: Option<Compaction>) -> Self {
         // The lower one first, as their discriminants have it.
         let zones = || [ZoneKind::Dma32, ZoneKind::Normal].into_iter().zip(&report.zones);
         let free = zones().fold(0u64, |sum, (_, zone)| sum.saturating_add(zone.free));
@@ -76,6 +80,7 @@ impl Memory {
             vmstat,
             zones: zones().map(|(kind, zone)| MemoryZone::new(kind, zone)).collect(),
             unreturned: report.unreturned,
+            compaction,
         }
     }
 }

@@ -6,6 +6,7 @@ use pvlock::Event;
 use serde::{Serialize, Serializer};
 
 use super::Exit;
+use super::compaction::Compaction;
 use super::memory::Memory;
 use super::statistics::{self, Clock, Percentiles};
 use crate::config::{Config, nanos};
@@ -97,10 +98,10 @@ pub struct Measured {
     /// The longest wait for the lock.
     pub longest_wait_ns: u64,
     /// Waits for the lock, or for the token of the ping-pong; or what exits to the VMM cost;
-    /// or what it took to allocate a block.
+    /// or what it took to allocate a block; of compaction, a huge page with direct compaction.
     pub wait_ns: Percentiles,
     /// Times it was held; or those from a kick of the ping-pong until its target ran; or what kicks
-    /// cost; or what it took to free a block.
+    /// cost; or what it took to free a block; of compaction, to allocate a huge page after the daemon had compacted.
     pub held_ns: Percentiles,
     /// Time in the slow paths of locks, less that asleep.
     pub spin_ns: u64,
@@ -127,7 +128,7 @@ impl Run {
         let measured = Measured::new(config, outcome);
         let (exit, detail) = match outcome.ended {
             Ended::Completed if measured.exclusion_violations > 0 => {
-                (Exit::Violation, measured.violation_detail(config.workload))
+                (Exit::Violation, measured.violation_detail(config, outcome))
             }
             Ended::Completed => (Exit::Completed, outcome.detail.clone()),
             Ended::Timeout => (Exit::Timeout, outcome.detail.clone()),
@@ -166,7 +167,7 @@ impl Run {
             exits: outcome.exits.clone(),
             mm: (outcome.report.as_ref())
                 .and_then(|report| report.memory.as_ref())
-                .map(Memory::new),
+                .map(|memory| Memory::new(memory, compaction(config, outcome))),
             measured,
         }
     }
@@ -222,6 +223,11 @@ impl Measured {
                     let unreturned = report.memory.map_or(0, |memory| memory.unreturned);
                     sum(|vcpu| vcpu.intruders).saturating_add(unreturned)
                 }
+                Workload::Compaction => {
+                    let wrong = compaction(config, outcome).map_or(0, |compaction| compaction.violations());
+                    let unreturned = report.memory.map_or(0, |memory| memory.unreturned);
+                    statistics::sum([sum(|vcpu| vcpu.intruders), unreturned, wrong].into_iter())
+                }
                 _ => 0,
             },
             jain_index: statistics::jain_index(match config.workload {
@@ -249,21 +255,38 @@ impl Measured {
         }
     }
 
-    fn violation_detail(&self, workload: Workload) -> String {
+    fn violation_detail(&self, config: &Config, outcome: &Outcome) -> String {
         let (overlapped, all) = (self.exclusion_violations, self.acquisitions);
-        if workload == Workload::Alloc {
+        if let Some(compaction) = compaction(config, outcome) {
+            let complaints = compaction.complaints();
+            return match complaints.is_empty() {
+                false => complaints.join("; "),
+                true => format!(
+                    "{} of memory read while it moved not as written, or did not come back",
+                    counted(overlapped, "word")
+                ),
+            };
+        }
+        if config.workload == Workload::Alloc {
             return format!(
                 "{} of memory had two holders, or did not come back, of {all}",
                 counted(overlapped, "block")
             );
         }
-        if workload == Workload::Migrate {
+        if config.workload == Workload::Migrate {
             return format!(
                 "{overlapped} words of {all} pages were not what was written, or frames did not come back"
             );
         }
         format!("exclusion violated: {overlapped} of {all} critical sections overlapped with another")
     }
+}
+
+/// What compaction came to, where it was the workload.
+fn compaction(config: &Config, outcome: &Outcome) -> Option<Compaction> {
+    let memory = outcome.report.as_ref()?.memory.as_ref()?;
+    let clock = Clock { khz: outcome.tsc_khz };
+    (config.workload == Workload::Compaction).then(|| Compaction::new(&memory.compaction, clock))
 }
 
 /// In the guest's report, 0 stands for what was not measured or does not apply.

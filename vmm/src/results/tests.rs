@@ -89,6 +89,23 @@ fn memory(word: u64) -> MemoryReport {
         unreturned: word,
         zones: [zone; abi::memory::ZONES],
         window: [word; abi::memory::WINDOW_EVENTS],
+        compaction: abi::memory::CompactionReport {
+            rounds: [abi::memory::CompactionRound {
+                fragmented: word,
+                huge: word,
+                kept: word,
+                wrong: word,
+                unannounced: word,
+                pinned: word,
+                displaced: word,
+                score_before: word,
+                score_after: word,
+                moved: word,
+                moving_cycles: word,
+                copied: word,
+                copying_cycles: word,
+            }; abi::memory::ROUNDS],
+        },
     }
 }
 
@@ -306,7 +323,12 @@ fn any_report_makes_a_result() {
                 tsc_khz,
                 ..outcome(Some(garbage(word)))
             };
-            for workload in [Workload::Lock, Workload::Alloc, Workload::Migrate] {
+            for workload in [
+                Workload::Lock,
+                Workload::Alloc,
+                Workload::Migrate,
+                Workload::Compaction,
+            ] {
                 let run = Run::new(&config(workload), &outcome);
                 assert!(run.measured.throughput_per_sec.is_finite());
                 assert!(run.measured.jain_index <= 1.0 + 1e-9);

@@ -232,10 +232,11 @@ fn memory_is_shown_with_its_views_if_they_are_asked_for() {
         unreturned: 0,
         zones: [zone, Default::default()],
         window: [7; abi::memory::WINDOW_EVENTS],
+        ..Default::default()
     };
     let mut run = run(LockKind::PvQSpinlock, 2, 2, 1_000);
     (run.lock, run.workload) = (None, Workload::Alloc);
-    run.mm = Some(crate::results::Memory::new(&report));
+    run.mm = Some(crate::results::Memory::new(&report, None));
     let text = memory::allocations(std::slice::from_ref(&run));
     assert!(text.contains("alloc p50") && text.ends_with(" ok\n"), "{text}");
     assert_eq!(memory::views(&run), "");
