@@ -10,6 +10,7 @@
 //! | `interrupts.rs` | no interrupt is lost, and none spoils what it interrupts |
 //! | `page_faults.rs` | no page fault spoils what it interrupts, and those that may not be end the run |
 //! | `migrate.rs` | memory that is moved all the time holds what was written to it |
+//! | `compaction.rs` | fragmented memory becomes huge pages, and what is moved for that stays what it was |
 //! | `endings.rs` | every bad end has its message and its exit code |
 //! | `usage.rs` | bad arguments get one line and code 2; a host without KVM, code 3 |
 //! | `results.rs` | the table and the JSON say what was measured |

@@ -12,8 +12,8 @@ use crate::{clock, memory, report};
 
 const HUGE: Request = Request::new(Order::PAGEBLOCK, MigrateType::Movable).with(Effort::MayCompact);
 
-/// Allocates huge pages until there are no more.
-pub(super) fn run(proactive: bool, times: &mut Histogram, round: &mut CompactionRound) -> Huge {
+/// Allocates huge pages until there are no more; says how long it took at most.
+pub(super) fn run(proactive: bool, times: &mut Histogram, round: &mut CompactionRound) -> (Huge, u64) {
     let pages = memory::pages();
     round.score_before = pages.fragmentation_score().into();
     let (free, already) = free();
@@ -23,22 +23,35 @@ pub(super) fn run(proactive: bool, times: &mut Histogram, round: &mut Compaction
     }
     round.score_after = pages.fragmentation_score().into();
     let before = moved();
-    let mut all = Huge { last: 0, len: 0 };
+    let (mut all, mut longest) = (
+        Huge {
+            already,
+            last: 0,
+            len: 0,
+        },
+        0,
+    );
     let begin = clock::cycles();
     loop {
         let start = clock::cycles();
         let Ok(frame) = pages.alloc(HUGE) else { break };
-        report::record(times, clock::cycles().saturating_sub(start));
+        let took = clock::cycles().saturating_sub(start);
+        report::record(times, took);
+        longest = longest.max(took);
         all.push(frame);
     }
     if !proactive {
         count_moves(round, before, clock::cycles().saturating_sub(begin));
     }
-    // So much is kept free, by its watermark and as room to work in, that allocations do not compact for the last
+    (all, longest)
+}
+
+/// Sees what has become huge in the end. Nobody else compacts now.
+pub(super) fn finish(all: &Huge, round: &mut CompactionRound) {
+    // So much is kept free, by the watermark and as room to work in, that allocations do not compact for the last
     // few. They become huge all the same.
-    pages.compact_memory();
-    round.huge = (all.len() * BLOCK + self::free().1).saturating_sub(already);
-    all
+    memory::pages().compact_memory();
+    round.huge = (all.len() * BLOCK + free().1).saturating_sub(all.already);
 }
 
 /// Frames of a huge page.
@@ -60,6 +73,8 @@ fn free() -> (u64, u64) {
 
 /// Huge pages, a list through the words that their holder has of each.
 pub(super) struct Huge {
+    /// Frames that were in huge blocks before.
+    already: u64,
     /// Number of the first frame of the last one; 0 if there is none.
     last: u64,
     len: u64,

@@ -98,11 +98,15 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
                 true => &mut results.held,
                 false => &mut results.wait,
             };
-            let huge = demand::run(proactive, histogram, round);
+            let (huge, longest) = demand::run(proactive, histogram, round);
+            if !proactive {
+                results.longest_wait_cycles = longest;
+            }
             // Relaxed, as is the load: nothing is handed over.
             OVER.store(number as u32 + 1, Ordering::Relaxed);
             results.acquisitions += huge.len();
             meet();
+            demand::finish(&huge, round);
             game.recipe.verify(&game.announced, &pins, round);
             demand::copy(&game.recipe, round);
             huge.free();
