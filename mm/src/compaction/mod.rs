@@ -62,6 +62,7 @@
 //! of moves. `progress`: what a zone remembers between passes. `defer`: when not to try. `fragmentation`: how
 //! bad it is, as indices and a score, and whether compaction can help. `direct`, `daemon`: who compacts.
 
+mod batch;
 mod daemon;
 mod defer;
 mod direct;

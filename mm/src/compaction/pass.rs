@@ -1,19 +1,20 @@
 //! A pass of the two scanners through a zone.
 
+use super::batch::Batch;
 use super::targets::Targets;
 use super::{By, CompactResult, Control, Goal};
 use crate::allocator::PageAllocator;
 use crate::fault::{Fault, planted};
 use crate::index::{BlockIndex, FrameIndex};
-use crate::movable::{Move, User};
+use crate::movable::User;
 use crate::order::Order;
 use crate::platform::Platform;
 use crate::stat::Event;
 use crate::zone::Zone;
 
-/// Most pages that are moved at once. It is enough for a pageblock that is half full, and no burden for a
-/// kernel's stack: 6 KiB.
-pub(super) const BATCH: usize = 256;
+/// As far above its goal, in percent, a pass that goes by the score moves pages of several pageblocks together.
+/// Closer to it, it looks after each.
+const FAR: u32 = 10;
 
 /// A pass: what changes of Linux's `compact_control`.
 pub(super) struct Pass<'a, P: Platform> {
@@ -51,8 +52,7 @@ impl<'a, P: Platform> Pass<'a, P> {
 
     /// Moves pages until the goal is reached or the scanners meet.
     pub(super) fn run(mut self) -> CompactResult {
-        let nowhere = self.zone.number(FrameIndex::new(0));
-        let mut batch = [Move::new(nowhere, nowhere); BATCH];
+        let mut batch = Batch::new(self.zone.number(FrameIndex::new(0)));
         let mut again = planted::<P>(Fault::ScansAgain);
         let result = loop {
             if let Some(result) = self.finished() {
@@ -74,6 +74,7 @@ impl<'a, P: Platform> Pass<'a, P> {
                 (again, self.migrate) = (false, self.migrate - 2);
             }
         };
+        self.move_batch(&mut batch);
         if let Some(highest) = self.targets.release(self.allocator, self.zone) {
             self.zone.progress.frames_below(highest.get() as u32 + 1);
         }
@@ -113,8 +114,20 @@ impl<'a, P: Platform> Pass<'a, P> {
         skips
     }
 
-    /// Moves what can be moved out of a pageblock. `false` if there were not enough frames to move it to.
-    fn empty(&mut self, block: BlockIndex, batch: &mut [Move; BATCH]) -> bool {
+    /// Whether pages of several pageblocks are moved together: each batch costs all CPUs what they remember of
+    /// pages.
+    fn gathers(&self) -> bool {
+        match self.control.goal {
+            // Whoever waits for a block is not to wait for more.
+            Goal::Block(..) => false,
+            Goal::Score(target) => self.allocator.zone_score(self.zone) > target + FAR,
+            Goal::All => true,
+        }
+    }
+
+    /// Moves what can be moved out of a pageblock, or adds it to what is moved later. `false` if there were not
+    /// enough frames to move it to.
+    fn empty(&mut self, block: BlockIndex, batch: &mut Batch<'a>) -> bool {
         let (allocator, zone) = (self.allocator, self.zone);
         let mut any = false;
         let frames = zone.frames().len() - block.first().get();
@@ -122,7 +135,6 @@ impl<'a, P: Platform> Pass<'a, P> {
             Event::CompactMigrateScanned,
             Order::PAGEBLOCK.frames().min(frames as u32),
         );
-        // One user at a time: a batch is for one.
         for user in User::ALL {
             let Some(mover) = allocator.platform.movable(user) else {
                 continue;
@@ -130,14 +142,16 @@ impl<'a, P: Platform> Pass<'a, P> {
             if planted::<P>(Fault::MovesForFirstOnly) && user != User::ALL[0] {
                 break;
             }
+            // A batch is for one user.
+            if !batch.is_of(user) && !self.move_batch(batch) {
+                return false;
+            }
             let mut heads = zone.heads(block);
-            loop {
-                let pages = self.isolate_pages((user, mover), &mut heads, batch);
-                if pages == 0 {
-                    break;
-                }
+            while self.isolate_pages((user, mover), &mut heads, batch) {
                 any = true;
-                if !self.move_pages(mover, &mut batch[..pages]) {
+                // Frames are taken now, whenever pages move: so the scanners go the same way.
+                let gathers = self.reserve(batch.len()) && batch.has_room() && self.gathers();
+                if !gathers && !self.move_batch(batch) {
                     return false;
                 }
             }

@@ -1,6 +1,7 @@
 //! The two scanners, and what they do with a batch.
 
-use super::pass::{BATCH, Pass};
+use super::batch::Batch;
+use super::pass::Pass;
 use crate::fault::{Fault, planted};
 use crate::index::{BlockIndex, FrameIndex};
 use crate::migrate_type::MigrateType;
@@ -10,16 +11,17 @@ use crate::platform::Platform;
 use crate::stat::Event;
 use crate::state::{Kind, State};
 
-impl<P: Platform> Pass<'_, P> {
-    /// Isolates the next pages of a user, a batch at most. Linux's `isolate_migratepages`.
+impl<'a, P: Platform> Pass<'a, P> {
+    /// Isolates the next pages of a user, as many as the batch has room for, and says whether there were any.
+    /// Linux's `isolate_migratepages`.
     pub(super) fn isolate_pages(
         &self,
-        (user, mover): (User, &dyn Movable),
+        (user, mover): (User, &'a dyn Movable),
         heads: &mut impl Iterator<Item = (FrameIndex, State)>,
-        batch: &mut [Move; BATCH],
-    ) -> usize {
+        batch: &mut Batch<'a>,
+    ) -> bool {
         let mut pages = 0;
-        while pages < BATCH
+        while batch.has_room()
             && let Some((index, state)) = heads.next()
         {
             let single = |state: State| state.kind() == Kind::Allocated && state.order() == Order::FRAME;
@@ -36,17 +38,25 @@ impl<P: Platform> Pass<'_, P> {
                 mover.putback(frame);
                 continue;
             }
-            batch[pages] = Move::new(frame, frame);
+            batch.push((user, mover), frame);
             pages += 1;
         }
-        self.count(Event::CompactIsolated, pages as u32);
-        pages
+        self.count(Event::CompactIsolated, pages);
+        pages > 0
     }
 
-    /// Moves isolated pages, or puts them back. `false` if there were fewer frames than pages.
-    pub(super) fn move_pages(&mut self, mover: &dyn Movable, pages: &mut [Move]) -> bool {
+    /// Moves what was gathered, and has been reserved for. `false` if there were fewer frames than pages.
+    pub(super) fn move_batch(&mut self, batch: &mut Batch<'a>) -> bool {
+        match batch.take() {
+            Some((mover, pages)) => self.move_pages(mover, pages),
+            None => true,
+        }
+    }
+
+    /// Moves isolated pages to the frames that were reserved, or puts them back. `false` if there were fewer frames
+    /// than pages.
+    fn move_pages(&mut self, mover: &dyn Movable, pages: &mut [Move]) -> bool {
         let (allocator, zone) = (self.allocator, self.zone);
-        while (self.targets.len() as usize) < pages.len() && self.isolate_frames() {}
         let mut ready = 0;
         for page in &mut *pages {
             let Some(to) = self.targets.pop(allocator, zone) else {
@@ -71,6 +81,12 @@ impl<P: Platform> Pass<'_, P> {
         // Where this CPU has them on its lists, they do not merge.
         allocator.drain_this_cpu();
         homeless.is_empty()
+    }
+
+    /// Takes frames for so many pages, and says whether there are as many.
+    pub(super) fn reserve(&mut self, pages: usize) -> bool {
+        while (self.targets.len() as usize) < pages && self.isolate_frames() {}
+        self.targets.len() as usize >= pages
     }
 
     /// Takes the free frames of the next pageblock that has any. `false` if none is left. Linux's

@@ -70,7 +70,8 @@ assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>() + 8 * WIND
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CompactionRound {
-    /// Free frames, less those in huge blocks, when memory had been thinned out.
+    /// Free frames when memory had been thinned out, less those in huge blocks, and in pageblocks where the kernel's
+    /// own are.
     pub fragmented: u64,
     /// Those of them that became huge pages.
     pub huge: u64,

@@ -6,8 +6,10 @@ use serde::Serialize;
 use super::statistics::{Clock, per_second, sum};
 use crate::units::counted;
 
-/// The share of fragmented memory that is to become huge pages.
+/// The share of fragmented memory that is to become huge pages, but for what is left over: less than one where the
+/// scanners meet, and less than one where pages have moved away from between frames of the kernel's.
 const ENOUGH: f64 = 0.98;
+const LEFT_OVER: u64 = 2 * 511;
 
 /// Memory that was fragmented, and became huge pages: twice.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,7 +23,7 @@ pub struct Compaction {
 /// Once. Sizes are in frames and pages of 4 KiB.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Round {
-    /// What was free, and not in huge blocks.
+    /// What was free, neither in huge blocks nor in those of 2 MiB where the kernel has memory of its own.
     pub fragmented: u64,
     /// What became huge pages of it.
     pub huge: u64,
@@ -94,13 +96,18 @@ impl Round {
     }
 
     fn violations(&self) -> u64 {
-        let too_few = u64::from(self.huge_share < ENOUGH);
+        let too_few = u64::from(self.too_few());
         sum([self.wrong, self.unannounced, self.displaced, too_few].into_iter())
+    }
+
+    fn too_few(&self) -> bool {
+        let whole = self.fragmented.saturating_sub(LEFT_OVER);
+        (self.huge as f64) < ENOUGH * whole as f64
     }
 
     fn complaints(&self, when: &str) -> Vec<String> {
         let mut complaints = Vec::new();
-        if self.huge_share < ENOUGH {
+        if self.too_few() {
             complaints.push(format!(
                 "only {:.1} % of the fragmented memory became huge pages when {when}; {:.0} % should",
                 100.0 * self.huge_share,

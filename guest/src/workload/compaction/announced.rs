@@ -46,9 +46,16 @@ impl Notifier for Announced {
         if Cpu::current().boot().run.fault == fault::NO_NOTICE {
             return Ok(());
         }
-        for page in range.iter().filter(|page| self.pages.contains(*page)) {
-            let (word, bit) = self.place(page);
-            word.fetch_or(bit, Ordering::Relaxed);
+        let first = self.pages.start().number();
+        let start = range.start().number().max(first) - first;
+        let end = range.end().number().min(self.pages.end().number()) - first;
+        // Words at once: there are many pages, and what is measured waits.
+        let mut next = start;
+        while next < end {
+            let stop = end.min((next | 63) + 1);
+            let bits = u64::MAX >> (64 - (stop - next)) << (next % 64);
+            self.bits[(next / 64) as usize].fetch_or(bits, Ordering::Relaxed);
+            next = stop;
         }
         Ok(())
     }

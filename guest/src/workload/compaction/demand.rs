@@ -4,7 +4,7 @@ use core::ptr;
 
 use abi::memory::CompactionRound;
 use abi::report::Histogram;
-use mm::{Effort, FRAME_SIZE, FrameNumber, Kind, MigrateType, Order, Platform, Request};
+use mm::{BlockIndex, Effort, FRAME_SIZE, FrameNumber, Kind, MigrateType, Order, Platform, Request, User};
 
 use super::recipe::Recipe;
 use super::{count_moves, daemon, moved};
@@ -17,7 +17,7 @@ pub(super) fn run(proactive: bool, times: &mut Histogram, round: &mut Compaction
     let pages = memory::pages();
     round.score_before = pages.fragmentation_score().into();
     let (free, already) = free();
-    round.fragmented = free - already;
+    round.fragmented = free - already - lost();
     if proactive {
         daemon::wait(round);
     }
@@ -69,6 +69,24 @@ fn free() -> (u64, u64) {
         }
     }
     (all, huge)
+}
+
+/// Free frames in pageblocks that the kernel has others of, for good: they can never become huge.
+fn lost() -> u64 {
+    let pages = memory::pages();
+    let blocks = pages.zones().iter().flat_map(|zone| {
+        (0..zone.pageblocks().len() as u32).map(move |block| {
+            let (mut free, mut kernel) = (0, false);
+            for (index, state) in zone.heads(BlockIndex::new(block)) {
+                match state.kind() {
+                    Kind::Free => free += u64::from(state.order().frames()),
+                    _ => kernel |= zone.frame(index).movable() != Some(User::Window),
+                }
+            }
+            if kernel { free } else { 0 }
+        })
+    });
+    blocks.sum()
 }
 
 /// Huge pages, a list through the words that their holder has of each.

@@ -58,8 +58,8 @@ pub(super) fn init(boot: &BootInfo) {
     assert!(boot.vcpus >= 2, "one vCPU is the daemon's: it takes two at least");
     window::init(boot);
     let free: u64 = memory::pages().zones().iter().map(Zone::free).sum();
-    // There is never memory for all of them: something is kept free, and tables take two frames for 512 pages.
-    let pages = PageRange::new(window::get().pages().start(), free - free / 128);
+    // There is never memory for all of them: something is kept free, and they need tables.
+    let pages = PageRange::new(window::get().pages().start(), free);
     GAME.set(Game {
         recipe: Recipe::new(pages),
         announced: Announced::new(pages),
