@@ -63,6 +63,7 @@ fn arguments_that_make_no_sense_on_this_host() {
         return;
     }
     refuses("run --vcpus 100000", "100000");
+    refuses("run --workload migrate --vcpus 1", "--vcpus 2");
     refuses("run --pcpus 0", "--pcpus");
     refuses("run --pcpus 100000", "--pcpus");
     refuses("run --memory 1K", "1 KiB of memory");

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use abi::config::Workload;
+
 use crate::config::{Config, Kick, Preempt, Ring, Target};
 use crate::error::Error;
 use crate::hardware::Hardware;
@@ -126,6 +128,12 @@ fn check(config: &Config, ring: Ring, ring0: Ring0) -> Result<(), Error> {
     if (config.kick, ring) == (Kick::Kvm, Ring::Three) {
         return Err(Error::Host(
             "KVM takes kicks of its own from ring 0 only, and here guests run in ring 3: give --kick pio or ioeventfd"
+                .into(),
+        ));
+    }
+    if config.workload == Workload::Migrate && config.vcpus < 2 {
+        return Err(Error::Usage(
+            "workload 'migrate' takes two vCPUs at least, one of which moves what the others use: give --vcpus 2 or more"
                 .into(),
         ));
     }
