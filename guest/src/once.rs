@@ -37,9 +37,15 @@ impl<T> Once<T> {
     /// The value, which must have been set.
     #[inline]
     pub(crate) fn get(&self) -> &T {
+        self.get_if_set().expect("vCPU 0 sets it first")
+    }
+
+    /// The value, if it has been set.
+    #[inline]
+    pub(crate) fn get_if_set(&self) -> Option<&T> {
         // Acquire: pairs with the store in `set`.
-        assert!(self.set.load(Ordering::Acquire), "used before vCPU 0 set it");
+        let set = self.set.load(Ordering::Acquire);
         // SAFETY: the flag says that it was written, and nobody writes it again.
-        unsafe { &*self.value.get().cast::<T>() }
+        set.then(|| unsafe { &*self.value.get().cast::<T>() })
     }
 }

@@ -59,6 +59,11 @@ pub(crate) fn init(boot: &BootInfo) {
     WINDOW.set(window);
 }
 
+/// The window, if the workload uses one.
+pub(crate) fn get_if_made() -> Option<&'static Window<'static, Machine>> {
+    WINDOW.get_if_set()
+}
+
 /// The window, once there is one.
 #[inline]
 pub(crate) fn get() -> &'static Window<'static, Machine> {

@@ -14,7 +14,7 @@ pub(crate) fn mover() -> Option<&'static dyn Movable> {
     match Cpu::current().boot().run.fault {
         fault::NO_MOVES => None,
         fault::LOST_CONTENTS => Some(&Forgetful),
-        _ => Some(window::get()),
+        _ => window::get_if_made().map(|window| window as _),
     }
 }
 
