@@ -1,6 +1,9 @@
 //! The kernel's own lock: `pvlock`'s best, and the vCPU knows how many it has. Who has one must not wait
 //! halted, and so must not touch window memory.
 
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::compiler_fence;
+
 use lock_api::{GuardNoSend, RawMutex};
 use pvlock::PvQSpinlock;
 
@@ -18,7 +21,10 @@ pub(crate) type Mutex<T> = lock_api::Mutex<SpinLock, T>;
 #[inline]
 fn count(change: i32) {
     let held = &Cpu::current().spin_locks;
+    // The fences are for the compiler: stubs read it, at any access to window memory.
+    compiler_fence(SeqCst);
     held.set(held.get().wrapping_add_signed(change));
+    compiler_fence(SeqCst);
 }
 
 // SAFETY: a `PvQSpinlock`, which is one.
