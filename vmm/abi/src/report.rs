@@ -100,9 +100,10 @@ pub type Histogram = [u64; BUCKETS];
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct VcpuReport {
-    /// Critical sections, or hand-offs of the ping-pong.
+    /// Critical sections, hand-offs of the ping-pong, blocks that were freed, or pages that were verified or
+    /// moved.
     pub acquisitions: u64,
-    /// Critical sections in which somebody else was seen inside.
+    /// Critical sections in which somebody else was seen inside; or else what must not be.
     pub intruders: u64,
     /// Cycles in the slow paths of locks, less those asleep.
     pub spin_cycles: u64,

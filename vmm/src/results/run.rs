@@ -85,20 +85,22 @@ pub struct Run {
 pub struct Measured {
     /// How long the workload took.
     pub elapsed_ns: u64,
-    /// Critical sections, hand-offs of the ping-pong, or blocks of memory that were allocated and freed.
+    /// Critical sections, hand-offs of the ping-pong, blocks of memory that were allocated and freed, or pages
+    /// that were verified or, by the last vCPU, moved.
     pub acquisitions: u64,
     /// The same by vCPU.
     pub per_vcpu: Vec<u64>,
     /// Acquisitions per second.
     pub throughput_per_sec: f64,
-    /// At least as many critical sections overlapped with another.
+    /// At least as many critical sections overlapped with another; or what else a workload found that must not
+    /// be: `detail` says what.
     pub exclusion_violations: u64,
-    /// Jain's fairness index of `per_vcpu`, less those who only watch a ping-pong.
+    /// Jain's fairness index of `per_vcpu`, less those who only watch a ping-pong, or move pages.
     pub jain_index: f64,
     /// The longest wait for the lock.
     pub longest_wait_ns: u64,
     /// Waits for the lock, or for the token of the ping-pong; or what exits to the VMM cost;
-    /// or what it took to allocate a block; of compaction, a huge page with direct compaction.
+    /// or what it took to allocate a block, or to verify a page; of compaction, a huge page with direct compaction.
     pub wait_ns: Percentiles,
     /// Times it was held; or those from a kick of the ping-pong until its target ran; or what kicks
     /// cost; or what it took to free a block; of compaction, to allocate a huge page after the daemon had compacted.
@@ -233,6 +235,8 @@ impl Measured {
             jain_index: statistics::jain_index(match config.workload {
                 // Watchers get no share, and want none.
                 Workload::PingPong => &per_vcpu[..per_vcpu.len().min(2 * pairs(config.vcpus) as usize)],
+                // Nor has the mover, which does something else.
+                Workload::Migrate => per_vcpu.split_last().map_or(&[], |(_, writers)| writers),
                 _ => &per_vcpu,
             }),
             per_vcpu,
@@ -256,29 +260,33 @@ impl Measured {
     }
 
     fn violation_detail(&self, config: &Config, outcome: &Outcome) -> String {
-        let (overlapped, all) = (self.exclusion_violations, self.acquisitions);
+        let (number, all) = (self.exclusion_violations, self.acquisitions);
         if let Some(compaction) = compaction(config, outcome) {
             let complaints = compaction.complaints();
             return match complaints.is_empty() {
                 false => complaints.join("; "),
                 true => format!(
                     "{} of memory read while it moved not as written, or did not come back",
-                    counted(overlapped, "word")
+                    counted(number, "word")
                 ),
             };
         }
-        if config.workload == Workload::Alloc {
-            return format!(
+        match config.workload {
+            Workload::Alloc => format!(
                 "{} of memory had two holders, or did not come back, of {all}",
-                counted(overlapped, "block")
-            );
+                counted(number, "block")
+            ),
+            Workload::Migrate => format!(
+                "{number} words of {all} pages were not what was written, or frames did not come back"
+            ),
+            Workload::Interrupted | Workload::PageFaults => format!(
+                "what interrupts and faults must leave alone had changed, {number} times in {all} of them"
+            ),
+            Workload::Shootdown => {
+                format!("{number} of {all} reads went through a translation that should have been forgotten")
+            }
+            _ => format!("exclusion violated: {number} of {all} critical sections overlapped with another"),
         }
-        if config.workload == Workload::Migrate {
-            return format!(
-                "{overlapped} words of {all} pages were not what was written, or frames did not come back"
-            );
-        }
-        format!("exclusion violated: {overlapped} of {all} critical sections overlapped with another")
     }
 }
 
