@@ -123,7 +123,7 @@ impl Huge {
 }
 
 /// Copies each page that was moved back to where it was, as far as that is in a huge page now: what moving them would
-/// cost if copying were all. It is done twice, as frames that were not used for a while cost more.
+/// cost if copying were all.
 pub(super) fn copy(recipe: &Recipe, round: &mut CompactionRound) {
     let is_ours = |frame: FrameNumber| {
         let head = FrameNumber::new(frame.number() & !(BLOCK - 1));
