@@ -3,14 +3,31 @@
 
 use crate::platform::Platform;
 
-/// Something to do wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-#[cfg_attr(
-    not(any(test, loom)),
-    expect(unreachable_pub, reason = "part of the interface in tests only")
-)]
-pub enum Fault {
+/// Makes the enumeration of one list, and finds its members by number.
+macro_rules! faults {
+    ($($(#[$attribute:meta])* $name:ident,)*) => {
+        /// Something to do wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        #[cfg_attr(
+            not(any(test, loom)),
+            expect(unreachable_pub, reason = "part of the interface in tests only")
+        )]
+        pub enum Fault {
+            $($(#[$attribute])* $name,)*
+        }
+
+        #[cfg(any(test, loom))]
+        impl Fault {
+            /// The fault with this discriminant: enumerators cannot be const parameters.
+            pub const fn numbered(number: u8) -> Fault {
+                [$(Fault::$name),*][number as usize]
+            }
+        }
+    };
+}
+
+faults! {
     /// Nothing.
     #[cfg(any(test, loom))]
     None,
@@ -115,69 +132,6 @@ pub enum Fault {
     CopiesBeforeFlush,
     /// Of several pages that are in a frame one is moved.
     ForgetsOthers,
-}
-
-#[cfg(any(test, loom))]
-impl Fault {
-    /// The fault with this discriminant: enumerators cannot be const parameters.
-    pub const fn numbered(number: u8) -> Fault {
-        use Fault::*;
-        let all = [
-            None,
-            MergesUnequal,
-            ForgetsToMerge,
-            LosesUpperHalf,
-            MiscountsLists,
-            ClaimsWithoutMoving,
-            ClaimsCrowded,
-            RefillsBelowWatermark,
-            FreesAnyOrder,
-            FreesTwice,
-            TrustsFreeMemory,
-            DrainsPartly,
-            SaysDrainedEarly,
-            GetsTheDead,
-            PutsUnatomically,
-            LosesTargets,
-            IsolatesFirstOnly,
-            IsolatesBelowWatermark,
-            PutsBackTheMoved,
-            ForgetsToPutBack,
-            MovesTwice,
-            FreesTargets,
-            ScannersPass,
-            ScansAgain,
-            MovesForFirstOnly,
-            KeepsSkipHints,
-            CompactsTheFull,
-            NeverDefers,
-            UserMovesPinned,
-            UserFailsLate,
-            LosesRuns,
-            HandsObjectsOutTwice,
-            LosesFullSlabs,
-            SleepsUnfenced,
-            SleepsWithoutLooking,
-            WakesUnfenced,
-            WakesWithoutKick,
-            ReadsWithoutWaiting,
-            EndsEarly,
-            ForgetsToEnd,
-            FillsWithAnything,
-            ReusesShared,
-            BreaksUnflushed,
-            ForksUnflushed,
-            LeavesWritable,
-            SharesPinned,
-            MovesPinned,
-            MovesUnflushed,
-            CopiesBeforeFlush,
-            ForgetsOthers,
-        ];
-        let fault = all[number as usize];
-        assert!(fault as u8 == number);
-        fault
-    }
 }
 
 /// Whether to do it. A constant.
