@@ -158,6 +158,7 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     fn compact(&self, zone: &Zone<P>, control: Control) -> CompactResult {
+        debug_assert!(self.platform.may_wait(), "memory compacted where nobody may wait");
         if zone.is_empty() {
             return CompactResult::Skipped;
         }

@@ -8,8 +8,8 @@ use std::vec::Vec;
 use crate::fault::Fault;
 use crate::tests::host::{Host, Spin, be};
 use crate::{
-    BadPage, Cpu, FrameNumber, FrameRange, Mmu, PageAllocator, PageNumber, PageRange, Platform, Window,
-    WindowError,
+    BadPage, Cpu, FrameNumber, FrameRange, Mmu, Movable, PageAllocator, PageNumber, PageRange, Platform,
+    User, Window, WindowError,
 };
 
 /// First page of the window, in the upper half as a kernel would have it.
@@ -54,6 +54,7 @@ pub(crate) struct Machine<const FAULT: u8> {
     cores: Vec<Core>,
     root: OnceLock<FrameNumber>,
     before_flush: OnceLock<fn(&Self)>,
+    mover: OnceLock<&'static dyn Movable>,
 }
 
 pub(crate) type Allocator<const FAULT: u8> = PageAllocator<Machine<FAULT>>;
@@ -71,6 +72,7 @@ impl<const FAULT: u8> Machine<FAULT> {
             cores: (0..cpus).map(|_| Core::default()).collect(),
             root: OnceLock::new(),
             before_flush: OnceLock::new(),
+            mover: OnceLock::new(),
         };
         // SAFETY: the memory is the platform's, which lives as long as the allocator.
         unsafe { PageAllocator::new(machine, &all, cpus) }.expect("regions have room")
@@ -85,6 +87,11 @@ impl<const FAULT: u8> Machine<FAULT> {
             .set(window.root())
             .expect("there is one window");
         window
+    }
+
+    /// Lets others move the pages of a window that lives for ever.
+    pub(crate) fn moves(&self, window: &'static dyn Movable) {
+        assert!(self.mover.set(window).is_ok(), "there is one window");
     }
 
     /// From now on every flush begins with that.
@@ -196,6 +203,11 @@ unsafe impl<const FAULT: u8> Platform for Machine<FAULT> {
 
     fn bad_page(&self, report: BadPage) {
         self.host.bad_page(report);
+    }
+
+    fn movable(&self, user: User) -> Option<&dyn Movable> {
+        let window: &'static dyn Movable = *self.mover.get()?;
+        (user == User::Window).then_some(window)
     }
 
     fn wait(&self, word: &AtomicU32, value: u32) {
