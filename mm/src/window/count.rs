@@ -1,4 +1,5 @@
-//! What the window counts, under the names of Linux's `/proc/vmstat`.
+//! What the window counts, under the names of Linux's `/proc/vmstat`. Pages that are moved are counted where
+//! all users' are: [`Event::PgmigrateSuccess`](crate::Event::PgmigrateSuccess).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,10 +15,6 @@ pub enum WindowEvent {
     Pgcow,
     /// Waits for a page in flight; Linux has no counter of that name, but the function.
     MigrationEntryWait,
-    /// Pages that were moved.
-    PgmigrateSuccess,
-    /// Pages that could not be moved when it was tried.
-    PgmigrateFail,
     /// Pages pinned.
     FollPinAcquired,
     /// Pages unpinned.
@@ -28,13 +25,11 @@ pub enum WindowEvent {
 
 impl WindowEvent {
     /// Every event, in the order of their discriminants.
-    pub const ALL: [WindowEvent; 9] = [
+    pub const ALL: [WindowEvent; 7] = [
         WindowEvent::Pgfault,
         WindowEvent::Pgreuse,
         WindowEvent::Pgcow,
         WindowEvent::MigrationEntryWait,
-        WindowEvent::PgmigrateSuccess,
-        WindowEvent::PgmigrateFail,
         WindowEvent::FollPinAcquired,
         WindowEvent::FollPinReleased,
         WindowEvent::TlbRemoteFlush,
@@ -47,8 +42,6 @@ impl WindowEvent {
             WindowEvent::Pgreuse => "pgreuse",
             WindowEvent::Pgcow => "pgcow",
             WindowEvent::MigrationEntryWait => "migration_entry_wait",
-            WindowEvent::PgmigrateSuccess => "pgmigrate_success",
-            WindowEvent::PgmigrateFail => "pgmigrate_fail",
             WindowEvent::FollPinAcquired => "nr_foll_pin_acquired",
             WindowEvent::FollPinReleased => "nr_foll_pin_released",
             WindowEvent::TlbRemoteFlush => "nr_tlb_remote_flush",

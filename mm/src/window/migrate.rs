@@ -5,7 +5,6 @@ use crate::fault::{Fault, planted};
 use crate::frame::Frame;
 use crate::movable::{MigrateError, Movable, Move, User};
 use crate::window::Window;
-use crate::window::count::WindowEvent;
 use crate::window::entry::Entry;
 use crate::window::mmu::Mmu;
 use crate::window::ranges::Ranges;
@@ -45,8 +44,7 @@ impl<P: Mmu> Movable for Window<'_, P> {
         for one in moves.iter_mut() {
             one.result = self.locked(one.from, |metadata| self.depart(metadata, one.from, &ranges));
         }
-        let moved = moves.iter().filter(|one| one.result.is_ok()).count() as u64;
-        if moved != 0 {
+        if arrived(moves).next().is_some() {
             if planted::<P>(Fault::CopiesBeforeFlush) {
                 arrived(moves).for_each(|one| self.copy(one.from, one.to));
             }
@@ -67,8 +65,6 @@ impl<P: Mmu> Movable for Window<'_, P> {
             // SAFETY: the reference of the isolation, which has ended.
             unsafe { self.allocator.put(one.from) };
         }
-        self.add(WindowEvent::PgmigrateSuccess, moved);
-        self.add(WindowEvent::PgmigrateFail, moves.len() as u64 - moved);
     }
 
     fn putback(&self, frame: FrameNumber) {

@@ -55,52 +55,56 @@ fn migrate(batch: &mut [Move], mut snapshots: Option<&mut Snapshots>) -> u64 {
     if let Some(snapshots) = &mut snapshots {
         snapshots.take(batch);
     }
-    window::get().migrate(batch);
+    let moved = memory::pages().migrate_pages(window::get(), batch);
+    let (moved, failed) = batch.split_at(moved);
     if let Some(snapshots) = snapshots {
-        snapshots.put(batch);
+        snapshots.put(moved);
     }
-    let mut moved = 0;
-    for one in batch {
-        match one.result {
-            Ok(()) => moved += 1,
-            Err(_) => {
-                window::get().putback(one.from);
-                // SAFETY: allocated above, and used by nobody.
-                unsafe { memory::pages().free(one.to, Order::FRAME) };
-            }
-        }
+    for one in failed {
+        // SAFETY: allocated above, and used by nobody.
+        unsafe { memory::pages().free(one.to, Order::FRAME) };
     }
-    moved
+    moved.len() as u64
 }
 
 /// The fault to plant: contents from before the pages were unmapped. What is written meanwhile is lost.
-struct Snapshots(&'static [AtomicU64]);
+struct Snapshots {
+    words: &'static [AtomicU64],
+    /// Where they are from: the batch as it was.
+    of: [Move; BATCH],
+}
 
 impl Snapshots {
     fn new() -> Self {
-        Self(memory::slice(BATCH * WORDS as usize, || AtomicU64::new(0)))
+        let nowhere = FrameNumber::new(0);
+        Self {
+            words: memory::slice(BATCH * WORDS as usize, || AtomicU64::new(0)),
+            of: [Move::new(nowhere, nowhere); BATCH],
+        }
     }
 
-    fn each(&self, batch: &[Move], f: impl Fn(&Move, &AtomicU64, usize)) {
-        for (one, words) in batch.iter().zip(self.0.chunks_exact(WORDS as usize)) {
-            for (i, word) in words.iter().enumerate() {
-                f(one, word, i);
+    /// Where those of a page of the batch are, wherever it is in the batch by now.
+    fn words(&self, one: &Move) -> impl Iterator<Item = (usize, &AtomicU64)> {
+        let place = self.of.iter().position(|was| was.from == one.from);
+        let first = place.expect("it was taken") * WORDS as usize;
+        self.words[first..][..WORDS as usize].iter().enumerate()
+    }
+
+    fn take(&mut self, batch: &[Move]) {
+        self.of[..batch.len()].copy_from_slice(batch);
+        for one in batch {
+            for (i, word) in self.words(one) {
+                word.store(at(one.from, i).load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
     }
 
-    fn take(&mut self, batch: &[Move]) {
-        self.each(batch, |one, word, i| {
-            word.store(at(one.from, i).load(Ordering::Relaxed), Ordering::Relaxed)
-        });
-    }
-
-    fn put(&mut self, batch: &[Move]) {
-        self.each(batch, |one, word, i| {
-            if one.result.is_ok() {
+    fn put(&self, moved: &[Move]) {
+        for one in moved {
+            for (i, word) in self.words(one) {
                 at(one.to, i).store(word.load(Ordering::Relaxed), Ordering::Relaxed);
             }
-        });
+        }
     }
 }
 
