@@ -96,8 +96,9 @@ impl<T> Deref for Carved<T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: `carve` has initialised `len` values there, or found them so, which exist as long as `self`, and nobody has a
-        // mutable reference to them, as none is ever given out. An empty array may dangle.
+        // SAFETY: `carve` has initialised `len` values there, or `zeroed` found them so; they exist as long as
+        // `self`, and nobody has a mutable reference to them, as none is ever given out. An empty array may
+        // dangle.
         unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }

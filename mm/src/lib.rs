@@ -79,9 +79,11 @@
 //!
 //! - `address`: [`PhysAddr`], [`FrameNumber`], [`FrameRange`]. `index`: places in a zone. `order`,
 //!   `migrate_type`, `request`: what is asked for.
-//! - `state`, `frame`, `pageblock`: metadata. `carve`: where it lives. `zone`, `zone_kind`: what has it. `init`: how it is made.
+//! - `state`, `frame`, `pageblock`: metadata. `carve`: where it lives. `zone`, `zone_kind`: what has it. `init`:
+//!   how it is made.
 //! - `buddy`, `fallback`: free lists and what is taken when a type has run out. `watermark`: how much stays free.
-//! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with several holders.
+//! - `lists`, `pcp`: CPUs' lists. `allocator`: the fast paths; `slow`, `drain`: the others. `share`: blocks with
+//!   several holders.
 //! - `slab`: objects smaller than a frame.
 //! - `movable`: pages that can be moved, and by whom. `window`: virtual memory whose pages can, and who is told
 //!   of it. `compaction`: why, when and where to. `lazy_flush`: TLBs of halted CPUs, flushed when they resume.

@@ -97,7 +97,8 @@ impl Tuning {
         (self.batch >> order.get()).max(1)
     }
 
-    /// How many blocks of `order` fit on a list, at most as many as it has slots for. 0 in small zones: such blocks come and go through the buddy.
+    /// How many blocks of `order` fit on a list, at most as many as it has slots for. 0 in small zones: such
+    /// blocks come and go through the buddy.
     #[inline]
     pub(crate) fn high(&self, order: Order) -> u32 {
         self.high >> order.get()

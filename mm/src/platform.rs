@@ -27,7 +27,7 @@ pub struct Cpu(pub u32);
 /// [`on_this_cpu`]: Platform::on_this_cpu
 /// [`frame_ptr`]: Platform::frame_ptr
 pub unsafe trait Platform {
-    /// The lock of a zone.
+    /// The lock of all that CPUs share: zones, caches, frames of the window, its notifiers.
     type Lock: RawMutex;
 
     /// Whether to remember the last owner of every frame, and to poison free memory and check it when it is

@@ -282,7 +282,7 @@ impl<const FAULT: u8> Shared<FAULT> {
     fn change(&self) {
         self.frame.fetch_add(1, Ordering::AcqRel);
         let remembered = *self.user.remembered.lock().unwrap();
-        assert_eq!(remembered, None, "remembered while it changed");
+        assert_eq!(remembered, None, "stale: remembered while it changed");
     }
 
     /// Finds out where the page is, and remembers that.
@@ -362,19 +362,19 @@ fn an_end_before_the_last_is_found() {
 }
 
 #[test]
-#[should_panic]
+#[should_panic = "stale"]
 fn not_noting_the_sequence_is_found() {
     what_is_remembered_is_true::<0>(Wrong::Forgets, 0);
 }
 
 #[test]
-#[should_panic]
+#[should_panic = "stale"]
 fn noting_the_sequence_late_is_found() {
     what_is_remembered_is_true::<0>(Wrong::NotesLate, 0);
 }
 
 #[test]
-#[should_panic]
+#[should_panic = "stale"]
 fn not_retrying_is_found() {
     what_is_remembered_is_true::<0>(Wrong::Trusts, 0);
 }

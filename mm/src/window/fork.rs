@@ -121,8 +121,8 @@ impl<P: Mmu> Window<'_, P> {
             return Ok(None);
         };
         self.flush(&[PageRange::new(self.page(from), 1)]);
-        // Nobody writes to it, but by a pin: the page is in flight, and if others are in the frame, none is
-        // writable.
+        // Nobody writes to it: the page is in flight, if others are in the frame, none is writable, and who has
+        // pinned it sees to that, too.
         self.copy(frame, new);
         self.locked(frame, |_| source.set(Entry::Present { frame, writable }));
         self.wake([frame].into_iter());

@@ -127,7 +127,7 @@ impl<'a, P: Platform> Notifiers<'a, P> {
     }
 
     /// Adds a subscriber, who is told of all that starts from now on. It waits until nothing is active, so
-    /// that the subscriber has missed nothing.
+    /// that the subscriber has missed nothing; where invalidations overlap without end, it may wait as long.
     ///
     /// # Panics
     ///

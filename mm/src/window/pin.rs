@@ -11,7 +11,8 @@ impl<P: Mmu> Window<'_, P> {
     /// Pins the page at a virtual address and says in which frame it is. The frame does not move and the page
     /// stays in it, until it is unpinned as often, or unmapped: then the frame is the pins' alone.
     ///
-    /// The page is made writable first, its own: a copy that is made of it later is one at once.
+    /// The page is made writable first, its own: a copy that is made of it later is one at once. Who writes to
+    /// the frame by its number, and not through the page, sees to it that the page is not forked meanwhile.
     ///
     /// # Errors
     ///
