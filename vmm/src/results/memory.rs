@@ -67,14 +67,8 @@ impl Memory {
             }
         }
         if report.window.iter().any(|count| *count != 0) {
-            for event in WindowEvent::ALL {
-                let (name, count) = (event.name(), report.window[event as usize]);
-                match vmstat.iter_mut().find(|(known, _)| *known == name) {
-                    // The window counts all of its pages that move, compaction those that it moves.
-                    Some((_, known)) => *known = count.max(*known),
-                    None => vmstat.push((name, count)),
-                }
-            }
+            let counts = WindowEvent::ALL.iter().zip(&report.window);
+            vmstat.extend(counts.map(|(event, count)| (event.name(), *count)));
         }
         Self {
             vmstat,

@@ -217,7 +217,7 @@ fn absurd_numbers_are_shown_all_the_same() {
 
 #[test]
 fn memory_is_shown_with_its_views_if_they_are_asked_for() {
-    let zone = abi::memory::ZoneReport {
+    let mut zone = abi::memory::ZoneReport {
         managed: 100,
         free: 77,
         free_blocks: [
@@ -228,6 +228,7 @@ fn memory_is_shown_with_its_views_if_they_are_asked_for() {
         pageblocks: [1, 2, 0],
         ..Default::default()
     };
+    zone.events[mm::Event::PgmigrateFail as usize] = 3;
     let report = abi::memory::MemoryReport {
         unreturned: 0,
         zones: [zone, Default::default()],
@@ -258,7 +259,7 @@ fn memory_is_shown_with_its_views_if_they_are_asked_for() {
     run.measured.elapsed_ns = 1_000_000_000;
     let moved = memory::migrations(std::slice::from_ref(&run));
     let row: Vec<&str> = moved.lines().last().expect("a row").split_whitespace().collect();
-    assert_eq!(&row[..7], ["5", "k/s", "7", "7", "7", "300", "/s"], "{moved}");
+    assert_eq!(&row[..7], ["5", "k/s", "3", "7", "7", "300", "/s"], "{moved}");
     run.measured.exclusion_violations = 1;
     assert!(memory::migrations(std::slice::from_ref(&run)).contains("BROKEN: 1 violation"));
     assert!(memory::allocations(&[run]).contains("BROKEN: 1 violation"));
