@@ -1,5 +1,7 @@
 //! The kernel's memory: one page allocator, made by vCPU 0 of what the VMM gave, and objects on top of it.
 
+use core::alloc::Layout;
+use core::ptr::NonNull;
 use core::slice;
 use core::sync::atomic::AtomicU32;
 
@@ -100,24 +102,31 @@ pub(crate) fn drain() {
     pages().drain_this_cpu();
 }
 
-/// A slice of `len` elements made by `make`, for good, starting on a frame of its own.
+/// Memory for something that stays, as large and aligned as `layout` says, of at most a frame's alignment.
+fn place(layout: Layout) -> Option<NonNull<u8>> {
+    if let Some(cache) = heap().cache(layout) {
+        return cache.alloc().ok();
+    }
+    let order = Order::all().find(|order| u64::from(order.frames()) * FRAME_SIZE >= layout.size() as u64)?;
+    let frame = pages().alloc(Request::new(order, MigrateType::Unmovable)).ok()?;
+    NonNull::new(pages().platform().frame_ptr(frame))
+}
+
+/// A slice of `len` elements made by `make`, for good: an object of the heap, or frames of its own if it is larger.
 ///
 /// # Panics
 ///
 /// If there is no block of memory left that is so large.
 pub(crate) fn slice<T>(len: usize, make: impl Fn() -> T) -> &'static [T] {
     const { assert!(align_of::<T>() as u64 <= FRAME_SIZE) };
-    let bytes = (len * size_of::<T>()) as u64;
-    let order = Order::all().find(|order| u64::from(order.frames()) * FRAME_SIZE >= bytes);
-    let block = order.map(|order| pages().alloc(Request::new(order, MigrateType::Unmovable)));
-    let first = match block {
-        Some(Ok(frame)) => pages().platform().frame_ptr(frame).cast::<T>(),
-        _ => panic!("out of memory: no {bytes} bytes for the kernel"),
+    let place = Layout::array::<T>(len).ok().and_then(place);
+    let Some(first) = place.map(|place| place.as_ptr().cast::<T>()) else {
+        panic!("out of memory: no room for {len} times {} bytes", size_of::<T>());
     };
     for i in 0..len {
-        // SAFETY: the block is mapped, as large as `len` elements, and nobody else's.
+        // SAFETY: the memory is mapped, as large as `len` elements, and nobody else's.
         let place = unsafe { first.add(i) };
-        // SAFETY: as above; a frame's start is aligned for `T`.
+        // SAFETY: as above; it is aligned for `T`.
         unsafe { place.write(make()) };
     }
     // SAFETY: `len` elements were just written there, and the block is never freed.

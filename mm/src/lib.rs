@@ -58,6 +58,18 @@
 //!
 //! Frames on CPUs' lists have left the free ones, so watermarks are looked at when lists are refilled.
 //!
+//! # Memory that moves
+//!
+//! ```text
+//!   page of the window ──► page table entry ──► frame ──► its pages (reverse map)
+//!
+//!   migrate: tell notifiers ► entries say "in flight" ► all TLBs forget ► copy ► entries say where ► wake
+//!                                └── who touches it faults, and halts ──────────────────────────────┘
+//! ```
+//!
+//! `window`'s own documentation has the states of an entry, the rules of locking, and why nobody ever sees an
+//! old frame.
+//!
 //! # Compaction
 //!
 //! ```text

@@ -58,9 +58,10 @@
 //!
 //! # Where things are
 //!
-//! `pass`: the loop. `scan`: the scanners. `targets`: frames that the free scanner took. `migrate`: a batch
-//! of moves. `progress`: what a zone remembers between passes. `defer`: when not to try. `fragmentation`: how
-//! bad it is, as indices and a score, and whether compaction can help. `direct`, `daemon`: who compacts.
+//! `pass`: the loop. `scan`: the scanners. `batch`: pages that the migrate scanner took, `targets`: frames that
+//! the free scanner took. `migrate`: a batch of moves. `progress`: what a zone remembers between passes. `defer`:
+//! when not to try. `fragmentation`: how bad it is, as indices and a score, and whether compaction can help.
+//! `direct`, `daemon`: who compacts.
 
 mod batch;
 mod daemon;
