@@ -5,11 +5,12 @@
 
 #![cfg(loom)]
 
+mod model;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 
-use lock_api::{GuardSend, RawMutex};
 use loom::model::Builder;
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use loom::sync::{Condvar, Mutex};
@@ -18,6 +19,7 @@ use mm::{
     BadPage, Cpu, FRAME_SIZE, Fault, FrameNumber, FrameRange, Interval, IntervalNotifier, Notifiers,
     PageAllocator, PageNumber, PageRange, Platform, Sequence, Waits, WouldBlock,
 };
+use model::Lock;
 
 /// First of the machine's frames, and how many there are, with those that metadata take.
 const FIRST: u64 = 0x400;
@@ -27,42 +29,6 @@ const LAYOUT: Layout = match Layout::from_size_align((FRAMES * FRAME_SIZE) as us
     Ok(layout) => layout,
     Err(_) => panic!("the size is no size"),
 };
-
-/// loom's mutex as a lock that is made in a constant. There is one zone, so one is enough.
-struct Lock;
-
-loom::lazy_static! {
-    static ref LOCKED: Mutex<bool> = Mutex::new(false);
-    static ref UNLOCKED: Condvar = Condvar::new();
-}
-
-// SAFETY: whoever sets the flag has the lock, until it clears it.
-unsafe impl RawMutex for Lock {
-    const INIT: Lock = Lock;
-    type Guard = GuardSend;
-
-    fn lock(&self) -> GuardSend {
-        let mut locked = LOCKED.lock().unwrap();
-        while *locked {
-            locked = UNLOCKED.wait(locked).unwrap();
-        }
-        *locked = true;
-        GuardSend::new()
-    }
-
-    fn try_lock(&self) -> Option<GuardSend> {
-        unimplemented!("the allocator does not try")
-    }
-
-    unsafe fn unlock(&self, _: GuardSend) {
-        *LOCKED.lock().unwrap() = false;
-        UNLOCKED.notify_one();
-    }
-
-    fn is_locked(&self) -> bool {
-        *LOCKED.lock().unwrap()
-    }
-}
 
 // Kicks that have not been taken, by CPU.
 loom::lazy_static! {
