@@ -11,21 +11,24 @@
 //! All three find the CPU in the same way, with interrupts masked as the guest does it. They take turns of some 100 µs, and each reports only its own, so
 //! what else happens on the host hits all alike. `--ratios` prints how they compare, and nothing else.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+mod machine;
+
+use std::alloc::Layout;
 use std::cell::{Cell, UnsafeCell};
 use std::hint::black_box;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use buddy_system_allocator::Heap;
 use criterion::{Criterion, Throughput, criterion_group};
-use lock_api::{GuardSend, RawMutex};
 use mm::{
     BadPage, Cpu, FRAME_SIZE, FrameNumber, FrameRange, MigrateType, Order, PageAllocator, Platform, Request,
 };
+
+use machine::{Memory, Spin};
 
 /// Virtual CPUs, a thread each.
 const CPUS: usize = 8;
@@ -65,70 +68,6 @@ fn replay() {
     PENDING.set(false);
 }
 
-/// A test-and-set lock, which gives the host's CPU away when it has to wait.
-struct Spin(AtomicBool);
-
-// SAFETY: whoever swaps in `true` for `false` has the lock, until it stores `false`.
-unsafe impl RawMutex for Spin {
-    const INIT: Spin = Spin(AtomicBool::new(false));
-    type Guard = GuardSend;
-
-    #[inline]
-    fn lock(&self) -> GuardSend {
-        loop {
-            if let Some(guard) = self.try_lock() {
-                return guard;
-            }
-            thread::yield_now();
-        }
-    }
-
-    #[inline]
-    fn try_lock(&self) -> Option<GuardSend> {
-        // Acquire: pairs with the Release in `unlock`.
-        (!self.0.swap(true, Ordering::Acquire)).then(GuardSend::new)
-    }
-
-    #[inline]
-    unsafe fn unlock(&self, _: GuardSend) {
-        // Release: pairs with the Acquire in `try_lock`.
-        self.0.store(false, Ordering::Release);
-    }
-
-    fn is_locked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Memory, aligned to the largest block.
-struct Memory(*mut u8);
-
-const LAYOUT: Layout = match Layout::from_size_align((FRAMES * FRAME_SIZE) as usize, 4 << 20) {
-    Ok(layout) => layout,
-    Err(_) => panic!("the size is no size"),
-};
-
-impl Memory {
-    fn new() -> Memory {
-        // SAFETY: the size is not 0.
-        let bytes = unsafe { alloc_zeroed(LAYOUT) };
-        assert!(!bytes.is_null(), "no memory");
-        Memory(bytes)
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: it was allocated so.
-        unsafe { dealloc(self.0, LAYOUT) };
-    }
-}
-
-// SAFETY: plain bytes, which their allocator keeps apart.
-unsafe impl Sync for Memory {}
-// SAFETY: as above.
-unsafe impl Send for Memory {}
-
 /// What is measured.
 trait Subject: Sync {
     fn take(&self) -> u64;
@@ -148,8 +87,7 @@ unsafe impl Platform for Host {
     }
 
     fn frame_ptr(&self, frame: FrameNumber) -> *mut u8 {
-        // SAFETY: frames are numbered from 0.
-        unsafe { self.0.0.add((frame.number() * FRAME_SIZE) as usize) }
+        self.0.at(frame)
     }
 
     fn bad_page(&self, report: BadPage) {
@@ -163,7 +101,10 @@ impl Ours {
     fn new() -> Ours {
         let all = FrameRange::new(FrameNumber::new(0), FrameNumber::new(FRAMES));
         // SAFETY: the memory is the platform's, which lives as long as the allocator.
-        Ours(unsafe { PageAllocator::new(Host(Memory::new()), &[all], CPUS as u32) }.expect("there is room"))
+        Ours(
+            unsafe { PageAllocator::new(Host(Memory::new(FRAMES)), &[all], CPUS as u32) }
+                .expect("there is room"),
+        )
     }
 }
 
@@ -196,10 +137,15 @@ const FRAME: Layout = match Layout::from_size_align(FRAME_SIZE as usize, FRAME_S
 impl Peer {
     /// A heap with `free` single frames, whose neighbours are held, before it would have to split.
     fn new(free: usize) -> Peer {
-        let memory = Memory::new();
+        let memory = Memory::new(FRAMES);
         let mut heap = Heap::new();
         // SAFETY: the memory is nobody else's, and lives as long as the heap.
-        unsafe { heap.init(memory.0 as usize, LAYOUT.size()) };
+        unsafe {
+            heap.init(
+                memory.at(FrameNumber::new(0)) as usize,
+                (FRAMES * FRAME_SIZE) as usize,
+            )
+        };
         let frames: Vec<_> = (0..2 * free)
             .map(|_| heap.alloc(FRAME).expect("there is room"))
             .collect();
