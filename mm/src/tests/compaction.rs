@@ -13,7 +13,7 @@ use super::host::be;
 use super::invariants::{Block, Check, Held, check, check_drained, require};
 use super::machine::{CPUS, regions};
 use super::movers::{Allocator, Movers, single_pages};
-use super::try_cases;
+use super::{is_found, try_cases};
 use crate::fault::Fault;
 use crate::{
     AllocError, CompactResult, Effort, Event, FrameNumber, Mark, MigrateType, Order, Request, ZoneKind,
@@ -331,14 +331,7 @@ fn compaction_keeps_pages_and_frames_with_checks() {
 
 /// The property finds the fault, and says `how`.
 fn finds<const FAULT: u8>(how: &[&str]) {
-    let fault = Fault::numbered(FAULT);
-    let error = run::<false, FAULT>(200)
-        .err()
-        .unwrap_or_else(|| panic!("{fault:?} was not found"));
-    assert!(
-        how.iter().any(|how| error.contains(how)),
-        "{fault:?} was found by {error}"
-    );
+    is_found(Fault::numbered(FAULT), run::<false, FAULT>(200), how);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use std::string::{String, ToString};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
+use crate::fault::Fault;
 use invariants::Check;
 
 /// Tries `test` on so many `cases` of `inputs`; says what was wrong with the first that fails, made smaller in as
@@ -46,4 +47,13 @@ fn try_cases<S: Strategy>(
     TestRunner::new(config)
         .run(inputs, |input| test(input).map_err(TestCaseError::fail))
         .map_err(|error| error.to_string())
+}
+
+/// A property that was tried with a planted fault has failed, and says one of `how`.
+fn is_found(fault: Fault, outcome: Result<(), String>, how: &[&str]) {
+    let error = outcome.err().unwrap_or_else(|| panic!("{fault:?} was not found"));
+    assert!(
+        how.iter().any(|how| error.contains(how)),
+        "{fault:?} was found by {error}"
+    );
 }

@@ -4,7 +4,7 @@ use std::string::ToString;
 
 use super::invariants::{Check, check};
 use super::machine::{Machine, Step, steps};
-use super::try_cases;
+use super::{is_found, try_cases};
 use crate::fault::Fault;
 
 /// All invariants hold after random operations, and after all CPUs have drained; when everything is free the
@@ -47,14 +47,7 @@ fn invariants_hold_with_checks() {
 
 /// The property finds the fault, and says `how`.
 fn finds<const FAULT: u8>(how: &[&str]) {
-    let fault = Fault::numbered(FAULT);
-    let error = run::<false, FAULT>(300)
-        .err()
-        .unwrap_or_else(|| panic!("{fault:?} was not found"));
-    assert!(
-        how.iter().any(|how| error.contains(how)),
-        "{fault:?} was found by {error}"
-    );
+    is_found(Fault::numbered(FAULT), run::<false, FAULT>(300), how);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::model::{CPUS, Model, Step, steps};
 use crate::fault::Fault;
 use crate::tests::host::be;
 use crate::tests::invariants::{Check, Held, check_drained, require};
-use crate::tests::try_cases;
+use crate::tests::{is_found, try_cases};
 
 /// Everything that was allocated has come back.
 pub(crate) fn all_is_back<const FAULT: u8>(allocator: &Allocator<FAULT>, cpus: u32) -> Check {
@@ -58,14 +58,7 @@ fn the_window_is_as_its_model() {
 
 /// The property finds the fault, and says `how`.
 fn finds<const FAULT: u8>(how: &[&str]) {
-    let fault = Fault::numbered(FAULT);
-    let error = run::<FAULT>(600)
-        .err()
-        .unwrap_or_else(|| panic!("{fault:?} was not found"));
-    assert!(
-        how.iter().any(|how| error.contains(how)),
-        "{fault:?} was found by {error}"
-    );
+    is_found(Fault::numbered(FAULT), run::<FAULT>(600), how);
 }
 
 #[test]
