@@ -12,7 +12,7 @@ use core::alloc::Layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
-use abi::config::{Workload, fault};
+use abi::config::fault;
 use abi::memory::MemoryReport;
 use abi::report::VcpuReport;
 use mm::{FRAME_SIZE, FrameNumber, MigrateType, Order, Platform, Request};
@@ -46,14 +46,11 @@ static BEFORE: Once<MemoryReport> = Once::new();
 
 /// Takes the memory that the workload needs. vCPU 0 calls it while it boots.
 pub(super) fn init(boot: &BootInfo) {
-    if boot.run.workload != Workload::Alloc as u32 {
-        return;
-    }
     let empty = || Mailbox([const { AtomicU64::new(0) }; MAIL]);
     MAILBOXES.set(memory::slice(boot.vcpus as usize, empty));
     // Caches have taken what they keep once they have been used.
     for size in OBJECTS {
-        drop(Objects::allocate(size, 0));
+        objects(size, 0);
     }
     memory::drain();
     BEFORE.set(memory::report());
@@ -174,10 +171,12 @@ impl Worker<'_> {
     fn give(&mut self, block: Block) {
         self.results.intruders += u64::from(!block.intact());
         self.results.acquisitions += 1;
-        let start = clock::cycles();
-        self.free(block);
         if self.results.acquisitions.is_multiple_of(16) {
+            let start = clock::cycles();
+            self.free(block);
             report::record(&mut self.results.held, clock::cycles().saturating_sub(start));
+        } else {
+            self.free(block);
         }
     }
 
@@ -246,8 +245,8 @@ impl Worker<'_> {
         for _ in 0..TURN / BATCH {
             let size = OBJECTS[self.random.next() as usize % OBJECTS.len()];
             self.taken += 1;
-            if let Some(objects) = Objects::allocate(size, self.taken << 12 | u64::from(self.cpu.index())) {
-                self.results.intruders += u64::from(!objects.intact());
+            if let Some(intact) = objects(size, self.taken << 12 | u64::from(self.cpu.index())) {
+                self.results.intruders += u64::from(!intact);
                 self.results.acquisitions += 1;
             }
         }
@@ -273,58 +272,16 @@ impl Worker<'_> {
 /// Sizes of objects, one of each class.
 const OBJECTS: [usize; 8] = [8, 24, 64, 100, 200, 500, 1000, 1500];
 
-/// Three objects of a size, with a stamp in the first word of each, freed when dropped.
-struct Objects {
-    objects: [core::ptr::NonNull<u8>; 3],
-    layout: Layout,
-    stamp: u64,
-}
-
-impl Objects {
-    fn allocate(size: usize, stamp: u64) -> Option<Objects> {
-        let layout = Layout::from_size_align(size, 8).expect("8 is a power of two");
-        let cache = memory::heap().cache(layout)?;
-        let mut objects = Objects {
-            objects: [cache.alloc().ok()?; 3],
-            layout,
-            stamp,
-        };
-        for i in 1..3 {
-            match cache.alloc() {
-                Ok(object) => objects.objects[i] = object,
-                // Those that are the first one again are freed once.
-                Err(_) => break,
-            }
-        }
-        objects
-            .words()
-            .for_each(|word| word.store(stamp, Ordering::Relaxed));
-        Some(objects)
-    }
-
-    fn intact(&self) -> bool {
-        self.words()
-            .all(|word| word.load(Ordering::Relaxed) == self.stamp)
-    }
-
-    fn words(&self) -> impl Iterator<Item = &AtomicU64> {
-        // SAFETY: the objects are ours, at least as large as a word, and aligned for one.
-        self.objects
-            .iter()
-            .map(|object| unsafe { AtomicU64::from_ptr(object.as_ptr().cast()) })
-    }
-}
-
-impl Drop for Objects {
-    fn drop(&mut self) {
-        let Some(cache) = memory::heap().cache(self.layout) else {
-            return;
-        };
-        for (i, object) in self.objects.iter().enumerate() {
-            if i == 0 || *object != self.objects[0] {
-                // SAFETY: it was allocated from that cache, and is used no more.
-                unsafe { cache.free(*object) };
-            }
-        }
-    }
+/// Allocates three objects of a size, with a stamp in the first word of each, and frees them. Whether the stamps
+/// were still there; `None` if there was no memory.
+fn objects(size: usize, stamp: u64) -> Option<bool> {
+    let layout = Layout::from_size_align(size, 8).expect("8 is a power of two");
+    let cache = memory::heap().cache(layout)?;
+    let all = [(); 3].map(|()| cache.object(AtomicU64::new(0)).ok());
+    all[0].as_ref()?;
+    // Relaxed: plain stores and loads, but for who should not have the object.
+    let words = || all.iter().flatten();
+    words().for_each(|word| word.store(stamp, Ordering::Relaxed));
+    let intact = words().all(|word| word.load(Ordering::Relaxed) == stamp);
+    Some(intact)
 }
