@@ -166,7 +166,7 @@ impl Machine {
         // Relaxed: a statistic, read after the threads were joined.
         self.rejected.fetch_add(1, Ordering::Relaxed);
         match self.planted_fault {
-            Some(PlantedFault::HoardRefusals) => std::mem::forget(vec![1u8; 64 << 10]),
+            Some(PlantedFault::HoardRefusals) => std::mem::forget(vec![1u8; 16 << 10]),
             Some(PlantedFault::PanicAtRefusal) => panic!("as planted"),
             _ => {}
         }
