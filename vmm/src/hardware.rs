@@ -5,13 +5,13 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
-use crate::config::{Config, Ring};
+use crate::config::Config;
 use crate::error::Error;
 use crate::kernel::Kernel;
-use crate::layout::{BOOT_INFO, Layout};
+use crate::layout::Layout;
 use crate::memory::GuestMemory;
 use crate::probe::{self, Ring0};
-use crate::start::Start;
+use crate::start::{Begun, Start};
 use crate::transport::Transport;
 use crate::{cpuid, host, page_tables, steal};
 
@@ -23,19 +23,13 @@ pub(crate) struct Hardware {
     pub(crate) memory: GuestMemory,
     pub(crate) layout: Layout,
     pub(crate) start: Start,
-    /// Frequency of the guest's TSC in kHz.
-    pub(crate) tsc_khz: u64,
 }
 
 impl Hardware {
     /// Creates a VM for `kernel`, in which kicks travel by `transport`, and maps its memory; the kernel is
     /// not loaded yet.
-    pub(crate) fn create(
-        memory: u64,
-        vcpus: u32,
-        kernel: &Kernel,
-        transport: &Transport,
-    ) -> Result<Self, Error> {
+    pub(crate) fn create(config: &Config, kernel: &Kernel, transport: &Transport) -> Result<Self, Error> {
+        let vcpus = config.vcpus;
         let kvm = host::open_kvm()?;
         let most = kvm.get_max_vcpus();
         if vcpus == 0 || vcpus as usize > most {
@@ -43,7 +37,7 @@ impl Hardware {
                 "{vcpus} vCPUs will not do: this host's KVM runs 1 to {most}"
             )));
         }
-        let layout = Layout::new(memory, vcpus, kernel.end())?;
+        let layout = Layout::new(config.memory, vcpus, kernel.end())?;
         cpuid::ask_ahead();
         let memory = GuestMemory::new(&layout.ram)?;
         let vm = create_vm(&kvm, &memory)?;
@@ -54,53 +48,49 @@ impl Hardware {
             .map_err(cannot("create a vCPU"))?;
         let cr3 = page_tables::build(&memory, &layout, kernel)?;
         let mut cpuid = cpuid::offered()?;
+        let kick = transport.set_up_cpuid(&mut cpuid)?;
+        let tsc_khz = vcpus[0]
+            .get_tsc_khz()
+            .map_err(cannot("tell the TSC's frequency"))?
+            .into();
+        let boot = BootInfo {
+            magic: MAGIC,
+            version: abi::VERSION,
+            ring: 0,
+            vcpus: config.vcpus,
+            kick,
+            tsc_khz,
+            vcpu_pages: layout.vcpu_pages,
+            report: layout.report,
+            cpu_areas: layout.cpu_areas,
+            memory: layout.memory_map(),
+            run: config.for_guest(),
+            cr3,
+        };
         let start = Start {
-            kick: transport.set_up_cpuid(&mut cpuid)?,
             steal_time: steal::offered(&cpuid),
             cpuid,
             transport: *transport,
             cr3,
             entry: kernel.entry(),
+            boot,
+            wanted_ring: config.guest_ring,
+            begun: Begun::default(),
         };
-        // The first one serves to look at the host.
-        start.make_ready(&vcpus[0], 0, &layout)?;
-        let tsc_khz = vcpus[0]
-            .get_tsc_khz()
-            .map_err(cannot("tell the TSC's frequency"))?
-            .into();
         Ok(Self {
             vcpus,
             fd: vm,
             memory,
             layout,
             start,
-            tsc_khz,
         })
     }
 
-    /// How the host runs ring 0, measured on the first vCPU.
-    pub(crate) fn ring0(&mut self) -> Result<Ring0, Error> {
-        probe::ring0(&mut self.vcpus[0], &self.memory, self.tsc_khz)
-    }
-
-    /// Loads the kernel and tells it what it has to know.
-    pub(crate) fn load(&self, kernel: &Kernel, ring: Ring, config: &Config) -> Result<(), Error> {
-        kernel.load(&self.memory)?;
-        let boot = BootInfo {
-            magic: MAGIC,
-            version: abi::VERSION,
-            ring: ring as u32,
-            vcpus: config.vcpus,
-            kick: self.start.kick,
-            tsc_khz: self.tsc_khz,
-            vcpu_pages: self.layout.vcpu_pages,
-            report: self.layout.report,
-            cpu_areas: self.layout.cpu_areas,
-            memory: self.layout.memory_map(),
-            run: config.for_guest(),
-            cr3: self.start.cr3,
-        };
-        self.memory.write(BOOT_INFO, boot)
+    /// How the host runs ring 0, found out on a vCPU that is good for nothing else then.
+    pub(crate) fn ring0(mut self) -> Result<Ring0, Error> {
+        let vcpu = &mut self.vcpus[0];
+        self.start.make_ready(vcpu, 0, &self.layout)?;
+        probe::ring0(vcpu, &self.memory, self.start.boot.tsc_khz)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use kvm_ioctls::Kvm;
 
 pub use crate::affinity::allowed_cpus;
+use crate::config::Config;
 use crate::error::Error;
 use crate::hardware::Hardware;
 use crate::kernel::Kernel;
@@ -33,11 +34,16 @@ pub struct Facts {
 ///
 /// [`Error::Host`] if it cannot run guests, with what to do about it.
 pub fn facts() -> Result<Facts, Error> {
-    let mut vm = Hardware::create(SMALL, 1, Kernel::embedded(), &Transport::default())?;
+    let config = Config {
+        memory: SMALL,
+        vcpus: 1,
+        ..Config::default()
+    };
+    let vm = Hardware::create(&config, Kernel::embedded(), &Transport::default())?;
     Ok(Facts {
-        ring0: vm.ring0()?,
         max_vcpus: max_vcpus()?,
-        tsc_khz: vm.tsc_khz,
+        tsc_khz: vm.start.boot.tsc_khz,
+        ring0: vm.ring0()?,
         kernel: kernel_release(),
     })
 }

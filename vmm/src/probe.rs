@@ -69,15 +69,18 @@ const CODE: [u8; 41] = [
     0x89, 0xd8, 0xe7, 0x80,
 ];
 
-/// Measures on `vcpu`, which is in 64-bit mode, once in the life of the process. The code goes where the
-/// kernel will be, which is mapped executable and not loaded yet.
+/// Measures on `vcpu`, which is in 64-bit mode, once in the life of the process. The code goes to where the
+/// kernel begins, which is mapped executable, and out again.
 pub(crate) fn ring0(vcpu: &mut VcpuFd, memory: &GuestMemory, tsc_khz: u64) -> Result<Ring0, Error> {
     static MEASURED: OnceLock<Ring0> = OnceLock::new();
     if let Some(known) = MEASURED.get() {
         return Ok(*known);
     }
+    let mut kernel = [0; CODE.len()];
+    memory.read_bytes(KERNEL_BASE, &mut kernel)?;
     memory.write_bytes(KERNEL_BASE, &CODE)?;
     let cycles = time_loop(vcpu)?;
+    memory.write_bytes(KERNEL_BASE, &kernel)?;
     let fastest = f64::from(cycles) * 1e6 / tsc_khz as f64 / f64::from(2 * TURNS);
     let measured = Ring0 {
         emulated: fastest >= LIMIT,

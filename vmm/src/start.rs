@@ -1,23 +1,36 @@
-//! What a vCPU is given before it runs: CPUID, the way its halts end, and the state that [`abi::boot`]
-//! promises.
+//! How vCPUs begin: what each is given before it runs (CPUID, the way its halts end, the state that
+//! [`abi::boot`] promises), and what happens once for all of them.
 //!
-//! Each vCPU is given it on its own thread, so that the first one runs while the others are still being
-//! made ready.
+//! Each vCPU is made ready on its own thread, and the host is looked at on the first one's, while the thread
+//! that made the VM loads the kernel:
+//!
+//! ```text
+//! who made the VM   load the kernel ─┐
+//! vCPU 0            make ready ──────┴─ probe, decide on the ring, write BootInfo ─┐ enter
+//! others            make ready ────────────────────────────────────────────────────┴ enter
+//! ```
+//!
+//! The first vCPU runs on one thread only, probe included: a Linux before 6.13 waits for all CPUs' read-side
+//! sections (`synchronize_rcu` in `kvm_vcpu_ioctl`) when another thread than before runs a vCPU.
 
+use std::sync::OnceLock;
+
+use abi::boot::BootInfo;
 use kvm_bindings::{CpuId, kvm_regs};
 use kvm_ioctls::VcpuFd;
 
+use crate::config::{Kick, Ring};
 use crate::error::Error;
 use crate::layout::{BOOT_INFO, Layout};
+use crate::memory::GuestMemory;
+use crate::probe::{self, Ring0};
 use crate::registers;
 use crate::steal;
 use crate::transport::Transport;
 
 /// What is the same for all vCPUs of a VM.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Start {
-    /// How the guest has to kick: one of [`abi::kick`]'s values.
-    pub(crate) kick: u32,
     /// Whether KVM tells guests of stolen time.
     pub(crate) steal_time: bool,
     pub(crate) cpuid: CpuId,
@@ -25,6 +38,33 @@ pub(crate) struct Start {
     pub(crate) cr3: u64,
     /// The kernel's entry point.
     pub(crate) entry: u64,
+    /// What the kernel is told; the ring is filled in when it is known.
+    pub(crate) boot: BootInfo,
+    /// The ring that was asked for; the best one for the host otherwise.
+    pub(crate) wanted_ring: Option<Ring>,
+    pub(crate) begun: Begun,
+}
+
+/// What the threads of a VM that begins wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// Whether the kernel could be loaded, once that was tried.
+    loaded: OnceLock<bool>,
+    /// Where the kernel is to run, and on what ground; `None` if the guest cannot begin.
+    ring: OnceLock<Option<(Ring, Ring0)>>,
+}
+
+impl Begun {
+    /// The kernel is in memory, or will never be.
+    pub(crate) fn set_loaded(&self, loaded: bool) {
+        // Called once: by whoever loads it.
+        let _ = self.loaded.set(loaded);
+    }
+
+    /// Where the kernel runs, and what was found about ring 0; the default before that is known.
+    pub(crate) fn ring(&self) -> Option<(Ring, Ring0)> {
+        self.ring.get().copied().flatten()
+    }
 }
 
 impl Start {
@@ -37,6 +77,51 @@ impl Start {
             steal::enable(vcpu, layout.vcpu_page(index))?;
         }
         registers::set_special(vcpu, self.cr3)
+    }
+
+    /// Does what is done once, on the first vCPU, or waits until it is done. Returns whether the guest can
+    /// begin; the vCPU on whose thread it turned out that it cannot says why.
+    pub(crate) fn begin(&self, vcpu: &mut VcpuFd, index: u32, memory: &GuestMemory) -> Result<bool, Error> {
+        if index != 0 {
+            return Ok(self.begun.ring.wait().is_some());
+        }
+        let ring = match self.begun.loaded.wait() {
+            true => self.decide(vcpu, memory).map(Some),
+            false => Ok(None),
+        };
+        // Called once: by the first vCPU.
+        let _ = self.begun.ring.set(*ring.as_ref().unwrap_or(&None));
+        ring.map(|ring| ring.is_some())
+    }
+
+    /// Nobody need wait for the first vCPU any more.
+    pub(crate) fn give_up(&self) {
+        let _ = self.begun.ring.set(None);
+    }
+
+    /// Looks at the host, and tells the kernel in which ring it is to run.
+    fn decide(&self, vcpu: &mut VcpuFd, memory: &GuestMemory) -> Result<(Ring, Ring0), Error> {
+        let ring0 = probe::ring0(vcpu, memory, self.boot.tsc_khz)?;
+        let ring = self.wanted_ring.unwrap_or(ring0.best_ring());
+        if ring == Ring::Zero && ring0.emulated {
+            return Err(Error::Host(
+                "this host's KVM emulates ring 0, where compiled code cannot run: leave the ring to 'auto'"
+                    .into(),
+            ));
+        }
+        if (self.transport.kick(), ring) == (Kick::Kvm, Ring::Three) {
+            return Err(Error::Host(
+                "KVM takes kicks of its own from ring 0 only, and here guests run in ring 3: give --kick pio or \
+                 ioeventfd"
+                    .into(),
+            ));
+        }
+        let boot = BootInfo {
+            ring: ring as u32,
+            ..self.boot
+        };
+        memory.write(BOOT_INFO, boot)?;
+        Ok((ring, ring0))
     }
 
     /// Puts `vcpu` at the kernel's entry point.

@@ -1,6 +1,5 @@
 //! The threads that run vCPUs, from their start to their end.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
@@ -10,9 +9,11 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::Killable;
 
 use crate::config::Config;
+use crate::error::Error;
 use crate::machine::Machine;
 use crate::start::Start;
 use crate::vcpu::{Place, Vcpu};
+use crate::vm::system;
 use crate::{affinity, signal};
 
 /// How long vCPU threads get to come out of KVM once they are told to stop.
@@ -26,13 +27,16 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// Starts a thread for each vCPU. If one cannot be started, the others are stopped again.
+    /// Starts a thread for each vCPU, and does `meanwhile` as soon as the first one is on its way. If that
+    /// fails, or a thread cannot be started, all are stopped again.
     pub(crate) fn start(
         vcpus: Vec<VcpuFd>,
         start: &Arc<Start>,
         machine: &Arc<Machine>,
         config: &Config,
-    ) -> io::Result<Self> {
+        meanwhile: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let mut meanwhile = Some(meanwhile);
         let (running, done) = mpsc::channel();
         let mut threads = Self {
             handles: Vec::new(),
@@ -51,7 +55,6 @@ impl Threads {
                 if !affinity::bind_this_thread(&cpus) {
                     vcpu.machine.add_unbound();
                 }
-                signal::unblock();
                 vcpu.machine.accounts.add_this_thread();
                 vcpu.machine.preemption.register(index);
                 vcpu.machine.hints.record_this_thread(index);
@@ -59,13 +62,16 @@ impl Threads {
                 drop(this_one);
                 place
             };
-            match thread::Builder::new().name(format!("vcpu-{index}")).spawn(body) {
-                Ok(handle) => threads.handles.push(handle),
-                Err(error) => {
-                    drop(running);
-                    threads.stop(machine);
-                    return Err(error);
-                }
+            let thread = thread::Builder::new().name(format!("vcpu-{index}")).spawn(body);
+            let begun = thread
+                .map(|handle| threads.handles.push(handle))
+                .map_err(system)
+                .and_then(|()| meanwhile.take().map_or(Ok(()), |meanwhile| meanwhile()));
+            if let Err(error) = begun {
+                drop(running);
+                start.give_up();
+                threads.stop(machine);
+                return Err(error);
             }
         }
         Ok(threads)

@@ -56,6 +56,11 @@ impl Transport {
         }
     }
 
+    /// How vCPUs are kicked.
+    pub(crate) fn kick(&self) -> Kick {
+        self.kick
+    }
+
     /// Where HLTs are KVM's: gives `vm` local APICs, which is what makes them so, and says how long they may
     /// poll. To be called before there are vCPUs.
     pub(crate) fn set_up_vm(&self, vm: &VmFd) -> Result<(), Error> {

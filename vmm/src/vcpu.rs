@@ -43,11 +43,16 @@ impl Vcpu {
     /// Runs until the guest ends, or until the vCPU is told to stop. To be called on the vCPU's own thread.
     pub(crate) fn run(mut self) -> Place {
         let machine = self.machine.clone();
-        let signals = signal::Registration::new(&mut self.fd, self.machine.planted_fault);
-        if let Err(error) = self.set_up() {
-            self.machine.end(Cause::SetUp(error));
-            return self.place();
+        match self.begin() {
+            Ok(true) => {}
+            Ok(false) => return self.place(),
+            Err(error) => {
+                self.machine.end(Cause::SetUp(error));
+                return self.place();
+            }
         }
+        signal::unblock();
+        let signals = signal::Registration::new(&mut self.fd, self.machine.planted_fault);
         self.machine.sandbox.enter(Class::Vcpu);
         if let Some(PlantedFault::SystemCall(number, [a, b, c])) = self.machine.planted_fault {
             // SAFETY: whoever plants it sees to it that the call does no harm; or that it is forbidden.
@@ -97,17 +102,24 @@ impl Vcpu {
         self.place()
     }
 
-    /// Puts it at the kernel's entry point. The first one is ready for that since the VM was made.
-    fn set_up(&self) -> Result<(), Error> {
-        if self.machine.planted_fault == Some(PlantedFault::NoRoomForVcpus) {
-            return Err(Error::Host("KVM has no room for a vCPU, as planted".into()));
+    /// Puts it at the kernel's entry point; false if the guest cannot begin, as another thread has found.
+    fn begin(&mut self) -> Result<bool, Error> {
+        let (start, layout) = (&self.start, &self.machine.layout);
+        let ready = match self.machine.planted_fault {
+            Some(PlantedFault::NoRoomForVcpus) => {
+                Err(Error::Host("KVM has no room for a vCPU, as planted".into()))
+            }
+            _ => start.make_ready(&self.fd, self.index, layout),
+        };
+        let begun = ready.and_then(|()| start.begin(&mut self.fd, self.index, &self.machine.memory));
+        if begun.is_err() {
+            start.give_up();
         }
-        if self.index != 0 {
-            self.start
-                .make_ready(&self.fd, self.index, &self.machine.layout)?;
+        if !begun? {
+            return Ok(false);
         }
-        self.start
-            .put_at_entry(&self.fd, self.index, &self.machine.layout)
+        start.put_at_entry(&self.fd, self.index, layout)?;
+        Ok(true)
     }
 
     /// Where it was when it was told to stop, other than asleep in [`park`](Self::park).

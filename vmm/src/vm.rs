@@ -27,14 +27,12 @@ pub struct Vm<'a> {
     hardware: Hardware,
     transport: Transport,
     sandbox: Sandbox,
-    ring0: Ring0,
-    ring: Ring,
     /// What it took to make it.
     setup: Duration,
 }
 
 impl<'a> Vm<'a> {
-    /// Makes a VM, as `config` has it, and loads `kernel` into it.
+    /// Makes a VM, as `config` has it, for `kernel`.
     ///
     /// # Errors
     ///
@@ -43,28 +41,17 @@ impl<'a> Vm<'a> {
     pub fn new(config: &Config, kernel: &'a Kernel) -> Result<Self, Error> {
         let begun = Instant::now();
         affinity::check(&config.pcpus)?;
+        check(config)?;
         let transport = Transport::of(config);
         let sandbox = Sandbox::new(config.sandbox)?;
-        let mut hardware = Hardware::create(config.memory, config.vcpus, kernel, &transport)?;
-        let ring0 = hardware.ring0()?;
-        let ring = config.guest_ring.unwrap_or(ring0.best_ring());
-        check(config, ring, ring0)?;
-        hardware.load(kernel, ring, config)?;
         Ok(Self {
+            hardware: Hardware::create(config, kernel, &transport)?,
             config: config.clone(),
             kernel,
-            hardware,
             transport,
             sandbox,
-            ring0,
-            ring,
             setup: begun.elapsed(),
         })
-    }
-
-    /// The ring that the guest's kernel will run in.
-    pub fn ring(&self) -> Ring {
-        self.ring
     }
 
     /// Runs the guest to its end, whatever that is: a guest that ends badly is not an error, but an
@@ -72,7 +59,8 @@ impl<'a> Vm<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Host`] if the host has no threads or descriptors left.
+    /// [`Error::Host`] if the host has no threads or descriptors left, or turns out not to run such guests;
+    /// [`Error::Usage`] if the kernel does not fit.
     pub fn run(self, io: Io<'_>) -> Result<Outcome, Error> {
         let begun = Instant::now();
         let config = &self.config;
@@ -82,9 +70,8 @@ impl<'a> Vm<'a> {
             memory,
             layout,
             start,
-            tsc_khz,
         } = self.hardware;
-        let steal_time = start.steal_time;
+        let tsc_khz = start.boot.tsc_khz;
         let tsc = registers::guest_tsc(&vcpus[0], tsc_khz)?;
         let fd = Arc::new(fd);
         let apics = self.transport.apics(&fd);
@@ -96,7 +83,13 @@ impl<'a> Vm<'a> {
 
         let neighbours = Neighbours::start(config, &machine.sandbox).map_err(system)?;
         let injector = Injector::start(&machine, config.seed).map_err(system)?;
-        let threads = Threads::start(vcpus, &Arc::new(start), &machine, config).map_err(system)?;
+        let start = Arc::new(start);
+        let load = || {
+            let loaded = self.kernel.load(&machine.memory);
+            start.begun.set_loaded(loaded.is_ok());
+            loaded
+        };
+        let threads = Threads::start(vcpus, &start, &machine, config, load)?;
         machine.console.output.attach(io.console, &machine.sandbox);
         let event = control::wait(machine.clone(), config.timeout, io.stop, io.input);
         let places = threads.stop(&machine);
@@ -106,31 +99,20 @@ impl<'a> Vm<'a> {
         drop(fd);
 
         let outcome = diagnosis::outcome(&machine, self.kernel, config, event.map_err(system)?, &places)?;
+        let (ring, ring0) = start.begun.ring().unwrap_or((Ring::Zero, Ring0::default()));
         Ok(Outcome {
-            ring: self.ring,
-            ring0: self.ring0,
+            ring,
+            ring0,
             tsc_khz,
             setup,
-            steal_time,
+            steal_time: start.steal_time,
             ..outcome
         })
     }
 }
 
-/// Refuses what the configuration asks of a host that cannot do it.
-fn check(config: &Config, ring: Ring, ring0: Ring0) -> Result<(), Error> {
-    if ring == Ring::Zero && ring0.emulated {
-        return Err(Error::Host(
-            "this host's KVM emulates ring 0, where compiled code cannot run: leave the ring to 'auto'"
-                .into(),
-        ));
-    }
-    if (config.kick, ring) == (Kick::Kvm, Ring::Three) {
-        return Err(Error::Host(
-            "KVM takes kicks of its own from ring 0 only, and here guests run in ring 3: give --kick pio or ioeventfd"
-                .into(),
-        ));
-    }
+/// Refuses what makes no sense on any host.
+fn check(config: &Config) -> Result<(), Error> {
     if config.workload == Workload::Migrate && config.vcpus < 2 {
         return Err(Error::Usage(
             "workload 'migrate' takes two vCPUs at least, one of which moves what the others use: give --vcpus 2 or more"
@@ -148,7 +130,7 @@ fn check(config: &Config, ring: Ring, ring0: Ring0) -> Result<(), Error> {
 }
 
 /// The error of a host that cannot give a guest what it takes.
-fn system(error: io::Error) -> Error {
+pub(crate) fn system(error: io::Error) -> Error {
     Error::Host(format!(
         "cannot set up a guest: {error}; free some files or threads"
     ))
