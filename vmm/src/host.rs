@@ -1,6 +1,7 @@
 //! What this host offers.
 
-use std::fs;
+use std::ffi::CStr;
+use std::mem;
 
 use kvm_ioctls::Kvm;
 
@@ -55,8 +56,14 @@ pub(crate) fn max_vcpus() -> Result<u32, Error> {
 
 /// Release of the host's kernel.
 pub(crate) fn kernel_release() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    release.trim().into()
+    // SAFETY: plain bytes, for which zeroes are valid.
+    let mut names: libc::utsname = unsafe { mem::zeroed() };
+    // SAFETY: the pointer is valid for the structure. Should it fail, the release is empty.
+    unsafe { libc::uname(&mut names) };
+    let release = names.release.map(|character| character as u8);
+    CStr::from_bytes_until_nul(&release)
+        .map(|release| release.to_string_lossy().into())
+        .unwrap_or_default()
 }
 
 /// Opens `/dev/kvm`.

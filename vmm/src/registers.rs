@@ -110,8 +110,8 @@ fn cpuid_of(offered: &CpuId, index: u32) -> CpuId {
 pub(crate) fn guest_tsc(vcpu: &VcpuFd, khz: u64) -> Result<GuestTsc, Error> {
     const IA32_TIME_STAMP_COUNTER: u32 = 0x10;
     /// The host's is read after the guest's, so the offset comes out too small by the time in between, and
-    /// timers late by as much, never early. Of a few tries the largest has the least error.
-    const TRIES: u32 = 4;
+    /// timers late by as much, never early. The larger of two tries has the lesser error.
+    const TRIES: u32 = 2;
     let fail = |why: String| Error::Host(format!("KVM does not tell the guest's TSC: {why}"));
     let mut largest = None;
     for _ in 0..TRIES {

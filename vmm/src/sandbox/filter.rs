@@ -124,6 +124,8 @@ const CONTROL: &[Call] = &[
     // Is it a terminal, and how wide? Never to type on one (TIOCSTI).
     ioctl!(libc::TCGETS as u32),
     ioctl!(libc::TIOCGWINSZ as u32),
+    // Which kernel is this?
+    call(libc::SYS_uname),
     // Files, of which Landlock says which.
     call(libc::SYS_openat),
     call(libc::SYS_statx),
