@@ -26,10 +26,15 @@ static BUDGET: AtomicU64 = AtomicU64::new(0);
 /// Where all vCPUs meet.
 static BARRIER: Barrier<Pv> = Barrier::new();
 
+/// Spin budget of the kernel's own locks, unless the user asks for another: about what a wake-up costs.
+const BUDGET_NS: u64 = 50_000;
+
 /// Sets up what all vCPUs share. vCPU 0 calls it, before the first [`meet`].
 pub(crate) fn init(boot: &BootInfo) {
     let entries = memory::slice(LockHash::entries_for(boot.vcpus), HashEntry::new);
     LOCK_HASH.set(LockHash::new(entries));
+    let budget = configured_budget(boot, LockKind::PvQSpinlock);
+    set_budget(budget.unwrap_or(SpinBudget::Cycles(clock::from_ns(boot, BUDGET_NS))));
 }
 
 /// Waits, halted, until every vCPU is here.
@@ -62,8 +67,8 @@ pub(crate) fn configured_budget(boot: &BootInfo, lock: LockKind) -> Option<SpinB
     }
 }
 
-/// Makes `budget` the one that locks use from now on. vCPU 0 calls it, before a barrier that all locking
-/// comes after.
+/// Makes `budget` the one that locks use from now on: the boot, and then the workload that measures locks. vCPU 0
+/// calls it, before a barrier that all locking comes after.
 pub(crate) fn set_budget(budget: SpinBudget) {
     let encoded = match budget {
         SpinBudget::Iterations(iterations) => u64::from(iterations) << 1 | 1,

@@ -24,7 +24,7 @@ use pvlock::SpinBudget;
 use crate::clock;
 use crate::cpu::Cpu;
 use crate::pv::meet;
-use crate::{hypercall, preempt, report};
+use crate::{hypercall, preempt, pv, report};
 
 /// Takes the memory that the workload needs. vCPU 0 calls it while it boots.
 pub(crate) fn init(boot: &BootInfo) {
@@ -182,13 +182,7 @@ impl Random {
 
 /// Fills in the run's part of the report, where there is nothing to say but how long it took: vCPU 0's job.
 fn report_elapsed(boot: &BootInfo, elapsed: u64) {
-    report::write_run(
-        boot,
-        Report {
-            elapsed_cycles: elapsed,
-            ..Report::default()
-        },
-    );
+    write_report(boot, 0, elapsed, 0, pv::budget());
 }
 
 /// Fills in the run's part of the report, where locks were taken: vCPU 0's job.

@@ -20,24 +20,19 @@ mod recipe;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::boot::BootInfo;
-use abi::config::LockKind;
 use abi::memory::{CompactionReport, CompactionRound, MemoryReport};
 use mm::{Event, PageRange, Subscription, Zone, ZoneKind};
-use pvlock::SpinBudget;
 
 use crate::cpu::Cpu;
 use crate::once::Once;
-use crate::pv::{self, meet};
+use crate::pv::meet;
 use crate::workload::{Measured, Random, report_elapsed};
-use crate::{clock, memory, report, window};
+use crate::{memory, report, window};
 
 use announced::Announced;
 use recipe::Recipe;
 
 pub(crate) use faults::mover;
-
-/// Spin budget, unless the user asks for another: about what a wake-up costs.
-const BUDGET_NS: u64 = 50_000;
 
 /// What the vCPUs share.
 struct Game {
@@ -73,8 +68,6 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     let results = unsafe { report::of_vcpu(cpu) };
     let game = GAME.get();
     if cpu.is_first() {
-        let budget = pv::configured_budget(boot, LockKind::PvQSpinlock);
-        pv::set_budget(budget.unwrap_or(SpinBudget::Cycles(clock::from_ns(boot, BUDGET_NS))));
         window::get().notifiers().register(SUBSCRIPTION.get());
         // The tables stay.
         game.recipe.map();

@@ -8,10 +8,9 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
-use abi::config::LockKind;
 use abi::interrupt::{FIRST_EXTERNAL, NMI, target};
 use lock_api::Mutex;
-use pvlock::{CpuId, Event, Platform, PvQSpinlock, SpinBudget};
+use pvlock::{CpuId, Event, Platform, PvQSpinlock};
 
 use super::MOST_VCPUS;
 use crate::clock::{self, Pace};
@@ -23,9 +22,6 @@ use crate::{interrupts, report};
 
 const HARD: u8 = FIRST_EXTERNAL + 2;
 const SOFT: usize = 0;
-
-/// Spin budget, unless the user asks for another: waiters shall both spin and sleep.
-const BUDGET_NS: u64 = 50_000;
 
 /// Of so many handlers of soft interrupts, one interrupts the others. (NMIs interrupt nobody, so handlers of
 /// hard interrupts may always send them.)
@@ -189,9 +185,6 @@ fn wait_in_piles(cpu: &Cpu, boot: &BootInfo) {
 /// Every vCPU calls it.
 pub(super) fn run(cpu: &Cpu, boot: &'static BootInfo) {
     if cpu.is_first() {
-        let budget = pv::configured_budget(boot, LockKind::PvQSpinlock)
-            .unwrap_or(SpinBudget::Cycles(clock::from_ns(boot, BUDGET_NS)));
-        pv::set_budget(budget);
         // Relaxed, here and below: the barriers in `begin` order it.
         UNITS.store(
             Pace::measure().units(clock::from_ns(boot, boot.run.hold_ns)),

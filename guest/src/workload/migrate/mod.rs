@@ -16,24 +16,19 @@ mod writer;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
-use abi::config::LockKind;
 use mm::{PageNumber, PageRange, WindowEvent};
-use pvlock::SpinBudget;
 
 use crate::cpu::Cpu;
 use crate::once::Once;
-use crate::pv::{self, meet};
+use crate::pv::meet;
 use crate::workload::{Measured, report_elapsed};
-use crate::{clock, memory, report, window};
+use crate::{memory, report, window};
 
 use mirror::Mirror;
 use writer::Writer;
 
 /// Frames of a writer's memory, at most.
 const MOST_PAGES: u64 = 64;
-
-/// Spin budget, unless the user asks for another: about what a wake-up costs.
-const BUDGET_NS: u64 = 50_000;
 
 /// Words of a page.
 const WORDS: u64 = mm::FRAME_SIZE / 8;
@@ -100,8 +95,6 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     let (game, window) = (GAME.get(), window::get());
     if cpu.is_first() {
         window.map_range(game.counters).expect("the addresses are free");
-        let budget = pv::configured_budget(boot, LockKind::PvQSpinlock);
-        pv::set_budget(budget.unwrap_or(SpinBudget::Cycles(clock::from_ns(boot, BUDGET_NS))));
     }
     meet();
     let role = match cpu.index() + 1 == boot.vcpus {
