@@ -150,9 +150,42 @@ fn results_tell_what_memory_was_like() {
     assert!(free.is_some_and(|free| free > 14_000), "{free:?}");
     assert!(run["wait_ns"]["p50"].as_u64() > Some(0) && run["held_ns"]["p50"].as_u64() > Some(0));
 
+    // Its locks, too, spin for as long as they are told.
+    let output = vmm(VMM, &format!("{arguments} --spin 7us --format json"));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let budget = json["runs"][0]["spin_budget_ns"].as_f64();
+    assert!(budget.is_some_and(|ns| (ns - 7_000.0).abs() < 10.0), "{budget:?}");
+
+    // What frames cost was measured, by all of them, alone and together. How much, is another matter.
+    let alloc = &run["mm"]["alloc"];
+    let turn = alloc["turn_ns"].as_f64().expect("it took time");
+    assert!(alloc["rounds"].as_u64() > Some(2) && turn >= 1e6, "{alloc}");
+    for (who, how) in [
+        ("one", "pair"),
+        ("one", "burst"),
+        ("all", "pair"),
+        ("all", "burst"),
+    ] {
+        let costs = &alloc[who][how];
+        for subject in ["mm_ns", "buddy_system_allocator_ns", "stack_ns"] {
+            // No frame takes longer than a turn, and none less than a tenth of a cycle.
+            let ns = costs[subject].as_f64();
+            assert!(
+                ns.is_some_and(|ns| 0.01 < ns && ns < turn),
+                "{subject} in {alloc}"
+            );
+        }
+        let of = |what: &str| costs[what].as_f64().expect("a number");
+        assert!(
+            (of("mm_ns") / of("stack_ns") - of("of_stack")).abs() < 1e-6,
+            "{alloc}"
+        );
+    }
+
     let text = String::from_utf8(vmm(VMM, &format!("{arguments} --stats")).stdout).expect("it is text");
     for part in [
         "alloc p50",
+        "by all 2, one by one",
         "ok",
         "Node 0, zone  DMA32",
         "Unmovable",

@@ -3,6 +3,7 @@
 //! The guest's part of it comes from an untrusted hand: any bit pattern makes a [`Run`], if not a meaningful
 //! one. Fields may be added, never renamed.
 
+mod alloc;
 mod compaction;
 mod memory;
 mod run;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use crate::host;
 use crate::outcome::Outcome;
 pub use crate::outcome::Preemptions;
+pub use alloc::{Alloc, Costs as AllocCosts, Patterns as AllocPatterns};
 pub use compaction::{Compaction, Round as CompactionRound};
 pub use memory::{Memory, MemoryZone};
 pub use run::{Measured, Run};

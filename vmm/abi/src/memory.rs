@@ -61,10 +61,12 @@ pub struct MemoryReport {
     pub window: [u64; WINDOW_EVENTS],
     /// What compaction came to, where it was the workload.
     pub compaction: CompactionReport,
+    /// What frames cost this allocator and others, where they competed.
+    pub alloc: AllocReport,
 }
 
 assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>() + 8 * WINDOW_EVENTS
-    + size_of::<CompactionReport>(), zones at 8);
+    + size_of::<CompactionReport>() + size_of::<AllocReport>(), zones at 8);
 
 /// A round of [`Workload::Compaction`](crate::config::Workload::Compaction).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,6 +113,26 @@ pub struct CompactionReport {
 
 assert_layout!(CompactionReport, size 104 * ROUNDS);
 
+/// Who allocates frames in [`Workload::Alloc`](crate::config::Workload::Alloc), in turns: `mm`, a peer, and a stack
+/// for each vCPU.
+pub const SUBJECTS: usize = 3;
+/// How they do: one vCPU, a frame at a time, then many; all vCPUs, a frame at a time, then many.
+pub const CONTESTS: usize = 4;
+
+/// What frames cost, allocated and freed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct AllocReport {
+    /// Turns of each subject, of which the median was taken; 0 if there were none.
+    pub rounds: u64,
+    /// What a turn takes, as far as it counts.
+    pub cycles: u64,
+    /// Frames that were allocated and freed in that time, by all vCPUs together.
+    pub pairs: [[u64; SUBJECTS]; CONTESTS],
+}
+
+assert_layout!(AllocReport, size 16 + 8 * SUBJECTS * CONTESTS, cycles at 8, pairs at 16);
+
 const _: () = assert!(size_of::<Report>() as u64 <= MEMORY_REPORT);
 const _: () = assert!(MEMORY_REPORT + size_of::<MemoryReport>() as u64 <= PAGE_SIZE);
 
@@ -120,5 +142,7 @@ unsafe impl Plain for ZoneReport {}
 unsafe impl Plain for CompactionRound {}
 // SAFETY: as above.
 unsafe impl Plain for CompactionReport {}
+// SAFETY: as above.
+unsafe impl Plain for AllocReport {}
 // SAFETY: as above.
 unsafe impl Plain for MemoryReport {}

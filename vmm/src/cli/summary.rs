@@ -1,5 +1,6 @@
 //! Results as text that a newcomer can read.
 
+mod alloc;
 mod compaction;
 mod memory;
 mod preemption;
@@ -32,7 +33,11 @@ pub(super) fn summary(results: &Results) -> String {
         Workload::PingPong => format!("{header}\n{}{hits}", ping_pongs(&results.runs)),
         Workload::Migrate => format!("{header}\n{}{hits}", memory::migrations(&results.runs)),
         Workload::Compaction => format!("{header}\n{}{hits}", compaction::rounds(&results.runs)),
-        Workload::Alloc => format!("{header}\n{}{hits}", memory::allocations(&results.runs)),
+        Workload::Alloc => format!(
+            "{header}\n{}{}{hits}",
+            memory::allocations(&results.runs),
+            alloc::costs(&results.runs)
+        ),
         _ => format!("{header}\n{}{hits}", others(&results.runs)),
     };
     text.extend(results.runs.iter().map(exits::table));

@@ -4,6 +4,7 @@ use abi::memory::{EVENTS, MemoryReport, ORDERS, TYPES, WINDOW_EVENTS, ZONES, Zon
 use mm::{Event, MigrateType, Order, WindowEvent, ZoneKind};
 use serde::{Serialize, Serializer};
 
+use super::alloc::Alloc;
 use super::compaction::Compaction;
 
 const _: () = assert!(ZoneKind::COUNT == ZONES && Order::COUNT == ORDERS && Event::ALL.len() <= EVENTS);
@@ -22,6 +23,8 @@ pub struct Memory {
     pub unreturned: u64,
     /// What compaction came to; null where it was not the workload.
     pub compaction: Option<Compaction>,
+    /// What frames cost, beside others' frames; null where it was not the workload.
+    pub alloc: Option<Alloc>,
 }
 
 /// A zone. Sizes are in frames of 4 KiB.
@@ -51,7 +54,7 @@ pub struct MemoryZone {
 
 impl Memory {
     /// Gives what a guest left its names.
-    pub(crate) fn new(report: &MemoryReport, compaction: Option<Compaction>) -> Self {
+    pub(crate) fn new(report: &MemoryReport, compaction: Option<Compaction>, alloc: Option<Alloc>) -> Self {
         // The lower one first, as their discriminants have it.
         let zones = || [ZoneKind::Dma32, ZoneKind::Normal].into_iter().zip(&report.zones);
         let free = zones().fold(0u64, |sum, (_, zone)| sum.saturating_add(zone.free));
@@ -75,6 +78,7 @@ impl Memory {
             zones: zones().map(|(kind, zone)| MemoryZone::new(kind, zone)).collect(),
             unreturned: report.unreturned,
             compaction,
+            alloc,
         }
     }
 }

@@ -6,6 +6,7 @@ use pvlock::Event;
 use serde::{Serialize, Serializer};
 
 use super::Exit;
+use super::alloc::Alloc;
 use super::compaction::Compaction;
 use super::memory::Memory;
 use super::statistics::{self, Clock, Percentiles};
@@ -169,7 +170,7 @@ impl Run {
             exits: outcome.exits.clone(),
             mm: (outcome.report.as_ref())
                 .and_then(|report| report.memory.as_ref())
-                .map(|memory| Memory::new(memory, compaction(config, outcome))),
+                .map(|memory| Memory::new(memory, compaction(config, outcome), alloc(config, outcome))),
             measured,
         }
     }
@@ -295,6 +296,13 @@ fn compaction(config: &Config, outcome: &Outcome) -> Option<Compaction> {
     let memory = outcome.report.as_ref()?.memory.as_ref()?;
     let clock = Clock { khz: outcome.tsc_khz };
     (config.workload == Workload::Compaction).then(|| Compaction::new(&memory.compaction, clock))
+}
+
+/// What frames cost, where it was the workload.
+fn alloc(config: &Config, outcome: &Outcome) -> Option<Alloc> {
+    let memory = outcome.report.as_ref()?.memory.as_ref()?;
+    let clock = Clock { khz: outcome.tsc_khz };
+    (config.workload == Workload::Alloc).then(|| Alloc::new(&memory.alloc, clock))?
 }
 
 /// In the guest's report, 0 stands for what was not measured or does not apply.

@@ -106,6 +106,11 @@ fn memory(word: u64) -> MemoryReport {
                 copying_cycles: word,
             }; abi::memory::ROUNDS],
         },
+        alloc: abi::memory::AllocReport {
+            rounds: word,
+            cycles: word,
+            pairs: [[word; abi::memory::SUBJECTS]; abi::memory::CONTESTS],
+        },
     }
 }
 
@@ -269,12 +274,47 @@ fn memory_is_told_by_linux_s_names() {
     );
     // Zones and the window both count it.
     assert_eq!(mm["vmstat"]["pgmigrate_success"], 6);
+    // As many frames in as many cycles of 1 ns.
+    let costs = &mm["alloc"]["all"]["burst"];
+    assert_eq!(mm["alloc"]["rounds"], 3);
+    assert_eq!(
+        (costs["stack_ns"].as_f64(), costs["of_stack"].as_f64()),
+        (Some(1.0), Some(1.0))
+    );
     // A machine may have no memory in a zone, and a workload may say nothing of it.
     let other = results(Run::new(
         &config(Workload::Lock),
         &outcome(Some(self::report(30, [10, 20]))),
     ));
     assert_eq!(other["runs"][0]["mm"], serde_json::Value::Null);
+}
+
+#[test]
+fn frames_cost_what_turns_say() {
+    let mut guest = report(0, [10, 20]);
+    let mut memory = MemoryReport::default();
+    memory.alloc.rounds = 9;
+    memory.alloc.cycles = 6_000;
+    memory.alloc.pairs = [[1_000, 200, 2_000], [0, 600, 600], [3_000, 0, 1_500], [1, 2, 3]];
+    guest.memory = Some(memory);
+    let run = Run::new(&config(Workload::Alloc), &outcome(Some(guest)));
+    let alloc = run.mm.and_then(|mm| mm.alloc).expect("they competed");
+    let costs = |costs: &AllocCosts| (costs.mm_ns, costs.buddy_system_allocator_ns, costs.stack_ns);
+    assert_eq!(costs(&alloc.one.pair), (Some(6.0), Some(30.0), Some(3.0)));
+    assert_eq!(alloc.one.pair.of_buddy_system_allocator, Some(0.2));
+    assert_eq!(alloc.one.pair.of_stack, Some(2.0));
+    // Who could not do anything costs nothing that could be told.
+    assert_eq!(costs(&alloc.one.burst), (None, Some(10.0), Some(10.0)));
+    assert_eq!(alloc.one.burst.of_stack, None);
+    assert_eq!(
+        (alloc.all.pair.of_buddy_system_allocator, alloc.all.pair.of_stack),
+        (None, Some(0.5))
+    );
+    // Other workloads say nothing of it, whatever is in the report.
+    let mut guest = report(0, [10, 20]);
+    guest.memory = Some(memory);
+    let run = Run::new(&config(Workload::Migrate), &outcome(Some(guest)));
+    assert_eq!(run.mm.and_then(|mm| mm.alloc), None);
 }
 
 #[test]

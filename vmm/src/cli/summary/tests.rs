@@ -216,6 +216,43 @@ fn absurd_numbers_are_shown_all_the_same() {
 }
 
 #[test]
+fn what_frames_cost_is_shown_beside_others() {
+    let costs = |mm_ns, buddy_system_allocator_ns, stack_ns| crate::results::AllocCosts {
+        mm_ns,
+        buddy_system_allocator_ns,
+        stack_ns,
+        of_buddy_system_allocator: mm_ns.zip(buddy_system_allocator_ns).map(|(mm, peer)| mm / peer),
+        of_stack: mm_ns.zip(stack_ns).map(|(mm, stack)| mm / stack),
+    };
+    let patterns = |mm_ns| crate::results::AllocPatterns {
+        pair: costs(mm_ns, Some(8.0), Some(1.0)),
+        burst: costs(None, Some(9.0), None),
+    };
+    let mut run = run(LockKind::PvQSpinlock, 8, 2, 1_000);
+    (run.lock, run.workload) = (None, Workload::Alloc);
+    run.mm = Some(crate::results::Memory::new(
+        &Default::default(),
+        None,
+        Some(crate::results::Alloc {
+            rounds: 9,
+            turn_ns: 1_000_000,
+            one: patterns(Some(2.0)),
+            all: patterns(Some(4.04)),
+        }),
+    ));
+    let text = alloc::costs(&[run]);
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows.len(), 6, "{text}");
+    let row = |row: usize, text: &str| assert!(rows[row].join(" ").ends_with(text), "{text} in {rows:?}");
+    row(2, "by 1 vCPU, one by one 2.0 ns 8.0 ns 0.25× 1.0 ns 2.00×");
+    row(4, "by all 8, one by one 4.0 ns 8.0 ns 0.51× 1.0 ns 4.04×");
+    row(5, "by all 8, many at once – 9.0 ns – – –");
+}
+
+#[test]
 fn memory_is_shown_with_its_views_if_they_are_asked_for() {
     let mut zone = abi::memory::ZoneReport {
         managed: 100,
@@ -237,10 +274,11 @@ fn memory_is_shown_with_its_views_if_they_are_asked_for() {
     };
     let mut run = run(LockKind::PvQSpinlock, 2, 2, 1_000);
     (run.lock, run.workload) = (None, Workload::Alloc);
-    run.mm = Some(crate::results::Memory::new(&report, None));
+    run.mm = Some(crate::results::Memory::new(&report, None, None));
     let text = memory::allocations(std::slice::from_ref(&run));
     assert!(text.contains("alloc p50") && text.ends_with(" ok\n"), "{text}");
     assert_eq!(memory::views(&run), "");
+    assert_eq!(alloc::costs(std::slice::from_ref(&run)), "");
     run.exits = Some(Vec::new());
     let views = memory::views(&run);
     let expected = [
