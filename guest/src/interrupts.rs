@@ -128,29 +128,34 @@ impl Masked<'_> {
 impl Drop for Masked<'_> {
     #[inline]
     fn drop(&mut self) {
-        compiler_fence(SeqCst);
-        if self.nested() {
-            self.cpu.mask.store(self.before, Relaxed);
-        } else {
-            unmask(self.cpu);
-        }
+        restore(self.cpu, self.before);
     }
 }
 
-/// Unmasks, after handling what came while interrupts were masked.
+/// Sets the mask to what it was, and handles what came meanwhile, if it may come now.
 #[inline]
-fn unmask(cpu: &Cpu) {
-    loop {
-        cpu.mask.store(0, Relaxed);
-        // What comes from here on is handled by an upcall. Only this vCPU, and its stubs, write these words:
-        // the fence is for the compiler.
-        compiler_fence(SeqCst);
-        if cpu.pending.load(Relaxed) == 0 {
-            return;
-        }
+fn restore(cpu: &Cpu, before: u32) {
+    compiler_fence(SeqCst);
+    cpu.mask.store(before, Relaxed);
+    // What comes from here on, unless it is still masked, is handled by an upcall. Only this vCPU, and its stubs, write
+    // these words: the fences are for the compiler.
+    compiler_fence(SeqCst);
+    if cpu.pending.load(Relaxed) != 0 {
+        replay(cpu, before);
+    }
+}
+
+/// Handles what came while interrupts were masked, unless they still are, until nothing is left. Out of the way of all
+/// who mask: it comes seldom.
+#[cold]
+#[inline(never)]
+fn replay(cpu: &Cpu, mask: u32) {
+    while mask == 0 && cpu.pending.load(Relaxed) != 0 {
         cpu.mask.store(MASK_IRQ, Relaxed);
         compiler_fence(SeqCst);
         interrupted(cpu);
+        cpu.mask.store(0, Relaxed);
+        compiler_fence(SeqCst);
     }
 }
 
@@ -202,7 +207,7 @@ fn interrupted(cpu: &Cpu) {
             break;
         }
         // This may call us again; then `in_soft` is set.
-        unmask(cpu);
+        restore(cpu, 0);
         each(bits, |number| SOFT[number].call(cpu));
         cpu.mask.store(MASK_IRQ, Relaxed);
         compiler_fence(SeqCst);
