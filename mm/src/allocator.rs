@@ -1,6 +1,7 @@
 //! The page allocator: zones, CPUs' lists and the buddy put together.
 
 use core::fmt;
+use core::hint::cold_path;
 use core::panic::Location;
 
 use crate::address::{FrameNumber, FrameRange};
@@ -9,6 +10,7 @@ use crate::fault::{Fault, planted};
 use crate::frame::Frame;
 use crate::index::FrameIndex;
 use crate::lists::ListId;
+use crate::migrate_type::MigrateType;
 use crate::order::Order;
 use crate::platform::{Cpu, Platform};
 use crate::request::{AllocError, Request};
@@ -81,9 +83,23 @@ impl<P: Platform> PageAllocator<P> {
     #[inline]
     #[track_caller]
     pub fn alloc(&self, request: Request) -> Result<FrameNumber, AllocError> {
-        match self.platform.on_this_cpu(|cpu| self.alloc_listed(request, cpu)) {
-            Some(frame) => Ok(frame),
-            None => self.alloc_slow(request, Location::caller()),
+        let mut listed = FrameNumber::new(0);
+        let is_listed = self
+            .platform
+            .on_this_cpu(|cpu| match self.alloc_listed(request, cpu) {
+                Some(frame) => {
+                    listed = frame;
+                    true
+                }
+                None => {
+                    cold_path();
+                    false
+                }
+            });
+        if is_listed {
+            Ok(listed)
+        } else {
+            self.alloc_slow(request, Location::caller())
         }
     }
 
@@ -96,10 +112,14 @@ impl<P: Platform> PageAllocator<P> {
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, frame: FrameNumber, order: Order) {
-        if !self
-            .platform
-            .on_this_cpu(|cpu| self.free_listed(frame, order, cpu))
-        {
+        let listed = self.platform.on_this_cpu(|cpu| {
+            let listed = self.free_listed(frame, order, cpu);
+            if !listed {
+                cold_path();
+            }
+            listed
+        });
+        if !listed {
             self.free_slow(frame, order, Location::caller());
         }
     }
@@ -185,21 +205,23 @@ impl<P: Platform> PageAllocator<P> {
         Some(zone.number(index))
     }
 
-    /// The fast path: a block to this CPU's list. `false`, and nothing has changed, where the slow path has to
+    /// The fast path: a block of the first zone to this CPU's list. `false`, and nothing has changed, where the slow path has to
     /// see to it.
     #[inline(always)]
     fn free_listed(&self, frame: FrameNumber, order: Order, cpu: Cpu) -> bool {
-        let Some((zone, index, head)) = self.find(frame) else {
+        let zone = &self.zones[0];
+        let Some((index, head)) = zone.find(frame) else {
             return false;
         };
         let Some(pcp) = zone.cpus.get(cpu.0 as usize) else {
             return false;
         };
         let state = head.state();
-        if P::CHECKS || !freeable::<P>(state, order) || pcp.drain_requested() {
+        if P::CHECKS || pcp.drain_requested() {
             return false;
         }
-        let Some(list) = ListId::new(order, state.migrate_type()) else {
+        let list = freeable::<P>(state, order).and_then(|migrate_type| ListId::new(order, migrate_type));
+        let Some(list) = list else {
             return false;
         };
         // SAFETY: called in `on_this_cpu` for this CPU; `push` does not come here.
@@ -212,12 +234,14 @@ impl<P: Platform> PageAllocator<P> {
     }
 }
 
-/// Whether a block can be freed.
+/// The type of a block that can be freed.
 #[inline(always)]
-pub(crate) fn freeable<P: Platform>(state: State, order: Order) -> bool {
-    state.exclusive(order)
-        || planted::<P>(Fault::FreesAnyOrder) && state.exclusive(state.order())
-        || planted::<P>(Fault::FreesTwice) && matches!(state.kind(), Kind::Listed | Kind::Free)
+pub(crate) fn freeable<P: Platform>(state: State, order: Order) -> Option<MigrateType> {
+    state.exclusive(order).or_else(|| {
+        let freeable = planted::<P>(Fault::FreesAnyOrder) && state.exclusive(state.order()).is_some()
+            || planted::<P>(Fault::FreesTwice) && matches!(state.kind(), Kind::Listed | Kind::Free);
+        freeable.then(|| state.migrate_type())
+    })
 }
 
 impl<P: Platform> fmt::Debug for PageAllocator<P> {

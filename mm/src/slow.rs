@@ -120,7 +120,7 @@ impl<P: Platform> PageAllocator<P> {
     ) -> Result<(), Misuse> {
         let frame = zone.frame(index);
         let state = frame.state();
-        if !freeable::<P>(state, order) {
+        if freeable::<P>(state, order).is_none() {
             return Err(zone.misuse(index, order));
         }
         let listed = State::head(Kind::Listed, order, state.migrate_type());

@@ -127,11 +127,19 @@ impl State {
         self.0 & SHARED != 0
     }
 
-    /// Whether this is the head of a block of `order` that has one holder, who has not shared it: the only
+    /// The type of a block of `order` that has one holder, who has not shared it, if this is its head: the only
     /// state to be freed from.
     #[inline]
-    pub(crate) const fn exclusive(self, order: Order) -> bool {
-        self.0 & !TYPE_MASK == State::head(Kind::Allocated, order, MigrateType::Unmovable).0
+    pub(crate) const fn exclusive(self, order: Order) -> Option<MigrateType> {
+        // The state less what it should be, with the type's bits lowest: the type, if all else is as it should be.
+        // One comparison for both, as this is on the way of every free.
+        let base = State::head(Kind::Allocated, order, MigrateType::Unmovable).0;
+        match self.0.wrapping_sub(base).rotate_right(TYPE_SHIFT) {
+            0 => Some(MigrateType::Unmovable),
+            1 => Some(MigrateType::Movable),
+            2 => Some(MigrateType::Reclaimable),
+            _ => None,
+        }
     }
 
     /// The state of a freed block on a CPU's list, made of that of its exclusive holder.
@@ -158,5 +166,46 @@ impl fmt::Debug for State {
             .field("references", &self.references())
             .field("shared", &self.shared())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of each word near to a state's, and of many others, it tells what it means field by field.
+    #[test]
+    fn exclusive_is_who_has_the_block_alone() {
+        let kinds = [
+            Kind::Tail,
+            Kind::Reserved,
+            Kind::Free,
+            Kind::Listed,
+            Kind::Allocated,
+        ];
+        let mut exclusive = 0;
+        for (kind, order) in kinds
+            .into_iter()
+            .flat_map(|kind| Order::all().map(move |order| (kind, order)))
+        {
+            for (types, references) in (0..=255u64).flat_map(|types| [0, 1, 2, u32::MAX].map(|n| (types, n)))
+            {
+                for beyond in [0, SHARED, 1 << 57, 1 << 63] {
+                    let raw = u64::from(references)
+                        | u64::from(order.get()) << ORDER_SHIFT
+                        | (kind as u64) << KIND_SHIFT
+                        | types << TYPE_SHIFT
+                        | beyond;
+                    for wanted in Order::all() {
+                        let known = MigrateType::ALL.into_iter().find(|of| *of as u64 == types);
+                        let alone = kind == Kind::Allocated && references == 1 && beyond == 0;
+                        let expected = known.filter(|_| alone && order == wanted);
+                        assert_eq!(State::from_raw(raw).exclusive(wanted), expected, "{raw:#x}");
+                        exclusive += u32::from(expected.is_some());
+                    }
+                }
+            }
+        }
+        assert_eq!(exclusive as usize, Order::COUNT * MigrateType::COUNT);
     }
 }

@@ -198,7 +198,7 @@ impl<const CHECKS: bool, const FAULT: u8> Pages<CHECKS, FAULT> {
         let isolated = table.isolated.contains(&from);
         table.require(isolated, || format!("{from:#x} was moved, but is not isolated"));
         let target = allocator.frame(page.to).expect("it is memory").state();
-        let free = target.exclusive(Order::FRAME) && !table.pages.contains_key(&to);
+        let free = target.exclusive(Order::FRAME).is_some() && !table.pages.contains_key(&to);
         table.require(free, || {
             format!("{to:#x} is somebody's, but pages are moved there: {target:?}")
         });
