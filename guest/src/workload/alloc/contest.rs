@@ -18,9 +18,9 @@ use abi::boot::BootInfo;
 use abi::memory::{AllocReport, CONTESTS, SUBJECTS};
 
 use super::subjects::{Floor, Ours, Peer, Subject};
-use crate::clock;
 use crate::cpu::Cpu;
 use crate::pv::meet;
+use crate::{clock, memory};
 
 /// Frames that a burst allocates before it frees them.
 pub(super) const BURST: usize = 32;
@@ -85,7 +85,7 @@ pub(super) fn run(cpu: &Cpu, boot: &BootInfo) -> AllocReport {
 impl Stage {
     fn new(boot: &BootInfo) -> Option<Stage> {
         Some(Stage {
-            ours: Ours,
+            ours: Ours(memory::pages()),
             floor: Floor::new(boot.vcpus)?,
             peer: Peer::new(boot.vcpus),
             turns: [const { [const { Turn::new() }; SUBJECTS] }; ROUNDS],

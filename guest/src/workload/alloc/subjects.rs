@@ -13,7 +13,7 @@ use core::cell::UnsafeCell;
 use core::ptr::{self, NonNull};
 
 use buddy_system_allocator::Heap;
-use mm::{Cpu, FRAME_SIZE, FrameNumber, MigrateType, Order, Platform, Request};
+use mm::{Cpu, FRAME_SIZE, FrameNumber, MigrateType, Order, PageAllocator, Platform, Request};
 
 use super::contest::BURST;
 use crate::memory::{self, Machine};
@@ -58,19 +58,19 @@ impl Drop for Frames {
 }
 
 /// The page allocator.
-pub(super) struct Ours;
+pub(super) struct Ours(pub(super) &'static PageAllocator<Machine>);
 
 impl Subject for Ours {
     #[inline(always)]
     fn take(&self) -> Option<u64> {
         let request = Request::new(Order::FRAME, MigrateType::Movable);
-        Some(memory::pages().alloc(request).ok()?.number())
+        Some(self.0.alloc(request).ok()?.number())
     }
 
     #[inline(always)]
     unsafe fn give(&self, frame: u64) {
         // SAFETY: the caller's promise.
-        unsafe { memory::pages().free(FrameNumber::new(frame), Order::FRAME) };
+        unsafe { self.0.free(FrameNumber::new(frame), Order::FRAME) };
     }
 }
 
