@@ -205,8 +205,8 @@ impl<P: Platform> PageAllocator<P> {
         Some(zone.number(index))
     }
 
-    /// The fast path: a block of the first zone to this CPU's list. `false`, and nothing has changed, where the slow path has to
-    /// see to it.
+    /// The fast path: a block of the first zone to this CPU's list. `false`, and nothing has changed, where the
+    /// slow path has to see to it.
     #[inline(always)]
     fn free_listed(&self, frame: FrameNumber, order: Order, cpu: Cpu) -> bool {
         let zone = &self.zones[0];
