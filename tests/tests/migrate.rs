@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use abi::config::{LockKind, Workload};
 use abi::memory::WINDOW_EVENTS;
-use integration_tests::{alone, complete, config, kvm, run};
+use integration_tests::{alone, complete, config, kvm, run, vmm};
 use mm::{Event, WindowEvent};
-use vmm::{Config, Ended, GuestReport, PlantedFault, Ring};
+use vmm::{Config, Ended, GuestReport, PlantedFault, Ring, results};
+
+const VMM: &str = env!("CARGO_BIN_EXE_vmm-under-test");
 
 /// Pages that are moved, each time.
 const MOVED: u64 = 20_000;
@@ -53,6 +55,15 @@ fn every_byte_is_where_it_should_be_while_all_pages_are_moved() {
         };
         assert_eq!(count(Event::PgmigrateSuccess), mover.acquisitions);
         failed += count(Event::PgmigrateFail);
+        let secondary = memory.secondary;
+        assert_eq!(
+            (secondary.starts, secondary.unpaired, secondary.mapped_inside),
+            (secondary.ends, 0, 0),
+            "{secondary:?}"
+        );
+        // Batches of neighbouring pages are few ranges.
+        assert!(secondary.starts > MOVED / 100, "{secondary:?}");
+        assert!(secondary.lookups > 0 && secondary.hits > 0, "{secondary:?}");
         for (sum, count) in counted.iter_mut().zip(memory.window) {
             *sum += count;
         }
@@ -68,26 +79,76 @@ fn every_byte_is_where_it_should_be_while_all_pages_are_moved() {
     }
 }
 
-/// The negative controls for it: pages are copied before they are unmapped; who remembers where they are is
-/// not told.
+/// The negative control for it: pages are copied before they are unmapped.
 #[test]
 fn pages_that_are_moved_carelessly_are_caught() {
     if !kvm() {
         return;
     }
     let _alone = alone();
-    for fault in [PlantedFault::EarlyCopy, PlantedFault::NoNotice] {
+    let mut config = migrate(4);
+    config.planted_fault = Some(PlantedFault::EarlyCopy);
+    let outcome = run(&config);
+    let noticed = outcome.report.as_ref().is_some_and(|report| wrong(report) > 0);
+    // The allocator, too, sees what is written to frames that are free.
+    assert!(
+        noticed || outcome.detail.contains("bad page"),
+        "nobody noticed ({:?}: {})",
+        outcome.ended,
+        outcome.detail
+    );
+}
+
+/// Likewise for the secondary map: it finds what is wrong with the chain of notifiers, and with who reads through it.
+#[test]
+fn notices_that_are_missing_or_ignored_are_caught_by_the_secondary_map() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    for (fault, complaint) in [
+        (
+            PlantedFault::NoStart,
+            "1 range ended to change that had never started",
+        ),
+        (PlantedFault::NoEnd, "1 range started to change, and never ended"),
+        (
+            PlantedFault::NoRetry,
+            "mapped by a secondary map while they changed",
+        ),
+        (
+            PlantedFault::NoNotice,
+            "mapped by a secondary map while they changed",
+        ),
+    ] {
         let mut config = migrate(4);
         config.planted_fault = Some(fault);
-        let outcome = run(&config);
-        let noticed = outcome.report.as_ref().is_some_and(|report| wrong(report) > 0);
-        // The allocator, too, sees what is written to frames that are free.
-        assert!(
-            noticed || outcome.detail.contains("bad page"),
-            "{fault:?}: nobody noticed ({:?}: {})",
-            outcome.ended,
-            outcome.detail
-        );
+        let run = results::Run::new(&config, &run(&config));
+        assert_eq!(run.exit, results::Exit::Violation, "{fault:?}: {}", run.detail);
+        assert!(run.detail.contains(complaint), "{fault:?}: {}", run.detail);
+    }
+}
+
+#[test]
+fn results_tell_what_the_secondary_map_saw() {
+    if !kvm() {
+        return;
+    }
+    let _alone = alone();
+    let output = vmm(
+        VMM,
+        "run --workload migrate --vcpus 3 --duration 300ms --format json",
+    );
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let run = &json["runs"][0];
+    assert_eq!(run["exit"], "completed", "{}", run["detail"]);
+    let secondary = &run["mm"]["secondary"];
+    assert_eq!(secondary["paired"], true, "{secondary}");
+    for name in ["starts", "ends", "lookups", "hits"] {
+        assert!(secondary[name].as_u64() > Some(0), "{name}: {secondary}");
+    }
+    for name in ["mapped_inside", "retries"] {
+        assert!(secondary[name].is_u64(), "{name}: {secondary}");
     }
 }
 

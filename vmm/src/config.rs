@@ -158,6 +158,12 @@ pub enum PlantedFault {
     LostContents,
     /// Compaction in the guest can move nothing.
     NoMoves,
+    /// In the guest, who remembers where pages are is not told that the first of them move.
+    NoStart,
+    /// Nor that they have moved.
+    NoEnd,
+    /// In the guest, who looks up where pages are does not mind that they move.
+    NoRetry,
 }
 
 impl PlantedFault {
@@ -176,6 +182,9 @@ impl PlantedFault {
             Self::NoPin => fault::NO_PIN,
             Self::LostContents => fault::LOST_CONTENTS,
             Self::NoMoves => fault::NO_MOVES,
+            Self::NoStart => fault::NO_START,
+            Self::NoEnd => fault::NO_END,
+            Self::NoRetry => fault::NO_RETRY,
             _ => fault::NONE,
         }
     }

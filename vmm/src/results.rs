@@ -7,6 +7,7 @@ mod alloc;
 mod compaction;
 mod memory;
 mod run;
+mod secondary;
 mod statistics;
 
 use serde::Serialize;
@@ -18,6 +19,7 @@ pub use alloc::{Alloc, Costs as AllocCosts, Patterns as AllocPatterns};
 pub use compaction::{Compaction, Round as CompactionRound};
 pub use memory::{Memory, MemoryZone};
 pub use run::{Measured, Run};
+pub use secondary::Secondary;
 pub use statistics::Percentiles;
 
 /// Everything one invocation measured.

@@ -23,9 +23,6 @@ use crate::window::owned::Owned;
 use crate::window::page::{PageNumber, PageRange};
 use crate::window::{Window, WindowError};
 
-/// Pages that are remembered: a frame's worth.
-const LINES: usize = 256;
-
 /// A page that is remembered, and its frame. Written and read with the lock held.
 struct Line {
     page: AtomicU64,
@@ -46,9 +43,11 @@ pub struct Secondary<'a, P: Platform> {
 /// What it has found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Checks {
-    /// Ranges between start and end.
-    pub active: u64,
-    /// Sum of hashes of the ranges that are active: 0 if each end was that of a start.
+    /// Ranges whose invalidation has started.
+    pub starts: u64,
+    /// Ranges whose invalidation has ended: as many, when nothing is active.
+    pub ends: u64,
+    /// Sum of hashes of the ranges that have started, less those that have ended: 0 if these are the same.
     pub unpaired: u64,
     /// Pages found remembered at the end of the invalidation of a range that they are in.
     pub mapped_inside: u64,
@@ -56,22 +55,24 @@ pub struct Checks {
     pub retries: u64,
     /// Pages that were looked up.
     pub lookups: u64,
+    /// Pages that were remembered, and used.
+    pub hits: u64,
 }
 
 impl<'a, P: Platform<Lock: Send + Sync> + Sync> Secondary<'a, P> {
-    /// One that remembers nothing yet.
+    /// One that remembers nothing yet, and up to `pages` pages: of those that are as many apart, one.
     ///
     /// # Errors
     ///
     /// There is no memory.
-    pub fn new(allocator: &'a PageAllocator<P>) -> Result<Self, AllocError> {
+    pub fn new(allocator: &'a PageAllocator<P>, pages: usize) -> Result<Self, AllocError> {
         let line = |_| Line {
             page: AtomicU64::new(NONE),
             frame: AtomicU64::new(0),
         };
         Ok(Secondary {
             allocator,
-            lines: Owned::new(allocator, LINES, line)?,
+            lines: Owned::new(allocator, pages.max(1), line)?,
             checks: Mutex::new(Checks::default()),
         })
     }
@@ -89,20 +90,26 @@ impl<'a, P: Platform<Lock: Send + Sync> + Sync> Secondary<'a, P> {
     }
 
     fn line(&self, page: PageNumber) -> &Line {
-        &self.lines[page.number() as usize % LINES]
+        &self.lines[page.number() as usize % self.lines.len()]
     }
 
     /// Forgets the pages of a range; how many were remembered. With the lock.
     fn forget(&self, range: PageRange) -> u64 {
-        let mut forgotten = 0;
-        for line in self.lines.iter() {
+        let forget = |line: &&Line| {
             // Relaxed, here and below: the lock.
-            if range.contains(PageNumber::new(line.page.load(Ordering::Relaxed))) {
+            let remembered = range.contains(PageNumber::new(line.page.load(Ordering::Relaxed)));
+            if remembered {
                 line.page.store(NONE, Ordering::Relaxed);
-                forgotten += 1;
             }
-        }
-        forgotten
+            remembered
+        };
+        // Whichever are fewer. Pages of so short a range have lines of their own.
+        let forgotten = if range.len() < self.lines.len() as u64 {
+            range.iter().map(|page| self.line(page)).filter(forget).count()
+        } else {
+            self.lines.iter().filter(forget).count()
+        };
+        forgotten as u64
     }
 }
 
@@ -123,8 +130,9 @@ impl<P: Mmu> Secondary<'_, P> {
         let line = self.line(page);
         let mut f = Some(f);
         let mut used = |frame| (f.take().expect("it is run once"))(frame);
-        let remembered = self.locked(|_| {
+        let remembered = self.locked(|checks| {
             let there = line.page.load(Ordering::Relaxed) == page.number();
+            checks.hits += u64::from(there);
             there.then(|| used(FrameNumber::new(line.frame.load(Ordering::Relaxed))))
         });
         if let Some(result) = remembered {
@@ -166,7 +174,7 @@ fn hash(range: PageRange) -> u64 {
 impl<P: Platform<Lock: Send + Sync> + Sync> Notifier for Secondary<'_, P> {
     fn invalidate_range_start(&self, range: PageRange, _: bool) -> Result<(), WouldBlock> {
         self.locked(|checks| {
-            checks.active += 1;
+            checks.starts += 1;
             checks.unpaired = checks.unpaired.wrapping_add(hash(range));
         });
         Ok(())
@@ -174,7 +182,7 @@ impl<P: Platform<Lock: Send + Sync> + Sync> Notifier for Secondary<'_, P> {
 
     fn invalidate_range_end(&self, range: PageRange) {
         self.locked(|checks| {
-            checks.active = checks.active.wrapping_sub(1);
+            checks.ends += 1;
             checks.unpaired = checks.unpaired.wrapping_sub(hash(range));
             checks.mapped_inside += self.forget(range);
         });

@@ -131,6 +131,12 @@ pub mod fault {
     pub const LOST_CONTENTS: u32 = 25;
     /// Compaction can move nothing.
     pub const NO_MOVES: u32 = 26;
+    /// Who remembers where pages are is not told that the first range starts to change.
+    pub const NO_START: u32 = 40;
+    /// Nor that the first one has changed.
+    pub const NO_END: u32 = 41;
+    /// Who looks up where pages are does not wait while they change, nor looks whether they did.
+    pub const NO_RETRY: u32 = 42;
 }
 
 /// Ways for [`Workload::BadTouch`] to touch window memory; any other number is fine.

@@ -63,10 +63,12 @@ pub struct MemoryReport {
     pub compaction: CompactionReport,
     /// What frames cost this allocator and others, where they competed.
     pub alloc: AllocReport,
+    /// What a secondary map found, where there was one.
+    pub secondary: SecondaryReport,
 }
 
 assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>() + 8 * WINDOW_EVENTS
-    + size_of::<CompactionReport>() + size_of::<AllocReport>(), zones at 8);
+    + size_of::<CompactionReport>() + size_of::<AllocReport>() + size_of::<SecondaryReport>(), zones at 8);
 
 /// A round of [`Workload::Compaction`](crate::config::Workload::Compaction).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,6 +135,28 @@ pub struct AllocReport {
 
 assert_layout!(AllocReport, size 16 + 8 * SUBJECTS * CONTESTS, cycles at 8, pairs at 16);
 
+/// What a secondary map of the window's pages was told, and found when nothing was active any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SecondaryReport {
+    /// Ranges of which it was told that they start to change.
+    pub starts: u64,
+    /// Ranges of which it was told that they have changed.
+    pub ends: u64,
+    /// 0 if these were the same.
+    pub unpaired: u64,
+    /// Pages that were mapped in it while they changed.
+    pub mapped_inside: u64,
+    /// Pages that were looked up again, as they changed meanwhile.
+    pub retries: u64,
+    /// Pages that were looked up.
+    pub lookups: u64,
+    /// Pages that were used without.
+    pub hits: u64,
+}
+
+assert_layout!(SecondaryReport, size 56);
+
 const _: () = assert!(size_of::<Report>() as u64 <= MEMORY_REPORT);
 const _: () = assert!(MEMORY_REPORT + size_of::<MemoryReport>() as u64 <= PAGE_SIZE);
 
@@ -144,5 +168,7 @@ unsafe impl Plain for CompactionRound {}
 unsafe impl Plain for CompactionReport {}
 // SAFETY: as above.
 unsafe impl Plain for AllocReport {}
+// SAFETY: as above.
+unsafe impl Plain for SecondaryReport {}
 // SAFETY: as above.
 unsafe impl Plain for MemoryReport {}

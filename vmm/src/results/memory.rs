@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::alloc::Alloc;
 use super::compaction::Compaction;
+use super::secondary::Secondary;
 
 const _: () = assert!(ZoneKind::COUNT == ZONES && Order::COUNT == ORDERS && Event::ALL.len() <= EVENTS);
 const _: () = assert!(WindowEvent::ALL.len() <= WINDOW_EVENTS);
@@ -25,6 +26,8 @@ pub struct Memory {
     pub compaction: Option<Compaction>,
     /// What frames cost, beside others' frames; null where it was not the workload.
     pub alloc: Option<Alloc>,
+    /// What a secondary map of it found; null where there was none.
+    pub secondary: Option<Secondary>,
 }
 
 /// A zone. Sizes are in frames of 4 KiB.
@@ -53,8 +56,8 @@ pub struct MemoryZone {
 }
 
 impl Memory {
-    /// Gives what a guest left its names.
-    pub(crate) fn new(report: &MemoryReport, compaction: Option<Compaction>, alloc: Option<Alloc>) -> Self {
+    /// Gives what a guest left its names. What only some workloads leave is for the caller to add.
+    pub(crate) fn new(report: &MemoryReport) -> Self {
         // The lower one first, as their discriminants have it.
         let zones = || [ZoneKind::Dma32, ZoneKind::Normal].into_iter().zip(&report.zones);
         let free = zones().fold(0u64, |sum, (_, zone)| sum.saturating_add(zone.free));
@@ -77,8 +80,9 @@ impl Memory {
             vmstat,
             zones: zones().map(|(kind, zone)| MemoryZone::new(kind, zone)).collect(),
             unreturned: report.unreturned,
-            compaction,
-            alloc,
+            compaction: None,
+            alloc: None,
+            secondary: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::Exit;
 use super::alloc::Alloc;
 use super::compaction::Compaction;
 use super::memory::Memory;
+use super::secondary::Secondary;
 use super::statistics::{self, Clock, Percentiles};
 use crate::config::{Config, nanos};
 use crate::exit_stats::VcpuExits;
@@ -170,7 +171,12 @@ impl Run {
             exits: outcome.exits.clone(),
             mm: (outcome.report.as_ref())
                 .and_then(|report| report.memory.as_ref())
-                .map(|memory| Memory::new(memory, compaction(config, outcome), alloc(config, outcome))),
+                .map(|memory| Memory {
+                    compaction: compaction(config, outcome),
+                    alloc: alloc(config, outcome),
+                    secondary: secondary(config, outcome),
+                    ..Memory::new(memory)
+                }),
             measured,
         }
     }
@@ -223,13 +229,12 @@ impl Measured {
                     sum(|vcpu| vcpu.intruders)
                 }
                 Workload::Alloc | Workload::Migrate => {
-                    let unreturned = report.memory.map_or(0, |memory| memory.unreturned);
-                    sum(|vcpu| vcpu.intruders).saturating_add(unreturned)
+                    let secondary = secondary(config, outcome).map_or(0, |secondary| secondary.violations());
+                    statistics::sum([sum(|vcpu| vcpu.intruders), unreturned(outcome), secondary].into_iter())
                 }
                 Workload::Compaction => {
                     let wrong = compaction(config, outcome).map_or(0, |compaction| compaction.violations());
-                    let unreturned = report.memory.map_or(0, |memory| memory.unreturned);
-                    statistics::sum([sum(|vcpu| vcpu.intruders), unreturned, wrong].into_iter())
+                    statistics::sum([sum(|vcpu| vcpu.intruders), unreturned(outcome), wrong].into_iter())
                 }
                 _ => 0,
             },
@@ -277,9 +282,7 @@ impl Measured {
                 "{} of memory had two holders, or did not come back, of {all}",
                 counted(number, "block")
             ),
-            Workload::Migrate => format!(
-                "{number} words of {all} pages were not what was written, or frames did not come back"
-            ),
+            Workload::Migrate => self.migration_complaints(config, outcome).join("; "),
             Workload::Interrupted | Workload::PageFaults => format!(
                 "what interrupts and faults must leave alone had changed, {number} times in {all} of them"
             ),
@@ -288,6 +291,25 @@ impl Measured {
             }
             _ => format!("exclusion violated: {number} of {all} critical sections overlapped with another"),
         }
+    }
+}
+
+impl Measured {
+    /// What is wrong with memory that was moved.
+    fn migration_complaints(&self, config: &Config, outcome: &Outcome) -> Vec<String> {
+        let vcpus = outcome.report.iter().flat_map(|report| &report.vcpus);
+        let wrong = statistics::sum(vcpus.map(|vcpu| vcpu.intruders));
+        let mut complaints = Vec::new();
+        if wrong != 0 {
+            let words = counted(wrong, "word");
+            complaints.push(format!("{words} of {} pages not as written", self.acquisitions));
+        }
+        let lost = unreturned(outcome);
+        if lost != 0 {
+            complaints.push(format!("{} did not come back", counted(lost, "frame")));
+        }
+        complaints.extend(secondary(config, outcome).iter().flat_map(Secondary::complaints));
+        complaints
     }
 }
 
@@ -303,6 +325,18 @@ fn alloc(config: &Config, outcome: &Outcome) -> Option<Alloc> {
     let memory = outcome.report.as_ref()?.memory.as_ref()?;
     let clock = Clock { khz: outcome.tsc_khz };
     (config.workload == Workload::Alloc).then(|| Alloc::new(&memory.alloc, clock))?
+}
+
+/// What a secondary map found, where the workload has one.
+fn secondary(config: &Config, outcome: &Outcome) -> Option<Secondary> {
+    let memory = outcome.report.as_ref()?.memory.as_ref()?;
+    (config.workload == Workload::Migrate).then(|| Secondary::new(&memory.secondary))
+}
+
+/// Frames that did not come back.
+fn unreturned(outcome: &Outcome) -> u64 {
+    let memory = outcome.report.as_ref().and_then(|report| report.memory);
+    memory.map_or(0, |memory| memory.unreturned)
 }
 
 /// In the guest's report, 0 stands for what was not measured or does not apply.

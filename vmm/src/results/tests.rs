@@ -111,6 +111,15 @@ fn memory(word: u64) -> MemoryReport {
             cycles: word,
             pairs: [[word; abi::memory::SUBJECTS]; abi::memory::CONTESTS],
         },
+        secondary: abi::memory::SecondaryReport {
+            starts: word,
+            ends: word / 2,
+            unpaired: word,
+            mapped_inside: word,
+            retries: word,
+            lookups: word,
+            hits: word,
+        },
     }
 }
 

@@ -3,29 +3,33 @@
 //! | who | does |
 //! |---|---|
 //! | [`writer`] | patterns in pages of its own, copies of them, pinned pages; counters in pages of all |
-//! | [`mirror`] | remembers where pages are, as told by notifiers, and looks into them there |
+//! | [`mm::Secondary`] | remembers where pages are, as told by notifiers; writers look into them there |
 //! | [`mover`] | isolates, allocates, migrates: batch after batch |
 //!
 //! The report says, by vCPU, of writers: pages verified (`acquisitions`), words that were not as they should
-//! be (`intruders`); of the mover: pages moved, and none.
+//! be (`intruders`); of the mover: pages moved, and none. What the secondary map found is in the memory's report.
 
-mod mirror;
+mod faults;
 mod mover;
 mod writer;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
-use mm::{PageNumber, PageRange, WindowEvent};
+use abi::memory::SecondaryReport;
+use mm::{IntervalNotifier, Notifier, PageNumber, PageRange, Subscription, WindowEvent};
 
 use crate::cpu::Cpu;
+use crate::memory::Machine;
 use crate::once::Once;
 use crate::pv::meet;
 use crate::workload::{Measured, report_elapsed};
 use crate::{memory, report, window};
 
-use mirror::Mirror;
+use faults::Careless;
 use writer::Writer;
+
+type Secondary = mm::Secondary<'static, Machine>;
 
 /// Frames of a writer's memory, at most.
 const MOST_PAGES: u64 = 64;
@@ -37,14 +41,18 @@ const WORDS: u64 = mm::FRAME_SIZE / 8;
 struct Game {
     /// Pages of each writer; twice as many addresses, for copies.
     pages: u64,
+    writers: u32,
     /// Pages of counters, a word for each writer.
     counters: PageRange,
     /// The version of each writer's pages.
     versions: &'static [AtomicU64],
-    mirrors: &'static [Mirror],
 }
 
 static GAME: Once<Game> = Once::new();
+/// Remembers where writers' pages are.
+static SECONDARY: Once<Secondary> = Once::new();
+static CARELESS: Once<Careless> = Once::new();
+static SUBSCRIPTION: Once<Subscription<'static>> = Once::new();
 
 /// Set when the mover has had enough.
 static OVER: AtomicU32 = AtomicU32::new(0);
@@ -63,8 +71,11 @@ impl Game {
 
     /// All pages, copies and counters.
     fn all(&self) -> PageRange {
-        let (start, writers) = (self.counters.start(), self.mirrors.len() as u32);
-        PageRange::new(start, self.pages_of(writers).start().number() - start.number())
+        let start = self.counters.start();
+        PageRange::new(
+            start,
+            self.pages_of(self.writers).start().number() - start.number(),
+        )
     }
 }
 
@@ -82,10 +93,42 @@ pub(super) fn init(boot: &BootInfo) {
     let start = window::get().pages().start();
     GAME.set(Game {
         pages,
+        writers: writers as u32,
         counters: PageRange::new(start, writers.div_ceil(WORDS)),
         versions: memory::slice((writers * pages) as usize, || AtomicU64::new(0)),
-        mirrors: memory::slice(writers as usize, || Mirror::new(pages as usize)),
     });
+    let secondary = Secondary::new(memory::pages(), GAME.get().all().len() as usize);
+    SECONDARY.set(secondary.expect("there is memory for a word for each page"));
+    if Careless::knows(boot.run.fault) {
+        CARELESS.set(Careless::new(SECONDARY.get(), boot.run.fault));
+    }
+    let notifier: &'static dyn Notifier = match CARELESS.get_if_set() {
+        Some(careless) => careless,
+        None => SECONDARY.get(),
+    };
+    SUBSCRIPTION.set(Subscription::new(notifier));
+}
+
+/// Who is told of changes of writers' pages.
+fn interval_notifier() -> &'static dyn IntervalNotifier {
+    match CARELESS.get_if_set() {
+        Some(careless) => careless,
+        None => SECONDARY.get(),
+    }
+}
+
+/// What the secondary map found. Nothing changes any more.
+fn secondary_report() -> SecondaryReport {
+    let checks = SECONDARY.get().checks();
+    SecondaryReport {
+        starts: checks.starts,
+        ends: checks.ends,
+        unpaired: checks.unpaired,
+        mapped_inside: checks.mapped_inside,
+        retries: checks.retries,
+        lookups: checks.lookups,
+        hits: checks.hits,
+    }
 }
 
 /// Every vCPU calls it.
@@ -94,6 +137,7 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     let results = unsafe { report::of_vcpu(cpu) };
     let (game, window) = (GAME.get(), window::get());
     if cpu.is_first() {
+        window.notifiers().register(SUBSCRIPTION.get());
         window.map_range(game.counters).expect("the addresses are free");
     }
     meet();
@@ -131,6 +175,7 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
         for event in WindowEvent::ALL {
             after.window[event as usize] = window.count(event);
         }
+        after.secondary = secondary_report();
         memory::write_report(boot, after);
         report_elapsed(boot, elapsed);
     }

@@ -4,11 +4,11 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::boot::BootInfo;
+use abi::config::fault;
 use abi::report::VcpuReport;
 use mm::{Entry, Interval, PageNumber, PageRange, Platform};
 
-use super::mirror::Mirror;
-use super::{Game, WORDS};
+use super::{Game, SECONDARY, WORDS, interval_notifier};
 use crate::cpu::Cpu;
 use crate::workload::Random;
 use crate::{clock, memory, report, window};
@@ -19,7 +19,7 @@ const COPIED: u64 = 8;
 /// What a page holds: the version of what its writer wrote, in every word. Version 0 is what nobody has
 /// written.
 #[derive(Clone, Copy)]
-pub(super) struct Pattern {
+struct Pattern {
     page: PageNumber,
     version: u64,
 }
@@ -35,7 +35,7 @@ impl Pattern {
     }
 
     /// Words at `address`, where a page is, that are others. Nobody else writes to it.
-    pub(super) fn wrong(self, address: u64) -> u64 {
+    fn wrong(self, address: u64) -> u64 {
         let first = ptr::with_exposed_provenance::<u64>(address as usize);
         let wrong = |index: &u64| {
             // SAFETY: within a page of the writer's own, or its frame, which is not unmapped meanwhile.
@@ -65,7 +65,6 @@ pub(super) struct Writer<'a> {
     versions: &'static [AtomicU64],
     counter: &'static AtomicU64,
     counted: u64,
-    mirror: &'static Mirror,
     interval: &'static Interval<'static>,
     random: Random,
     results: &'a mut VcpuReport,
@@ -84,9 +83,8 @@ impl<'a> Writer<'a> {
         window::get()
             .unmap_range(PageRange::new(copies, pages.len()))
             .expect("it was mapped");
-        let mirror = &game.mirrors[index];
-        let [interval] = memory::slice(1, || Interval::new(pages, mirror)) else {
-            unreachable!("a slice of one")
+        let [interval, untold] = memory::slice(2, || Interval::new(pages, interval_notifier())) else {
+            unreachable!("a slice of two")
         };
         window::get().notifiers().insert(interval);
         let counter = game.counters.start().start() + 8 * index as u64;
@@ -97,8 +95,11 @@ impl<'a> Writer<'a> {
             // SAFETY: a word of a page that is mapped, and used as an atomic only.
             counter: unsafe { AtomicU64::from_ptr(ptr::with_exposed_provenance_mut(counter as usize)) },
             counted: 0,
-            mirror,
-            interval,
+            // Who looks pages up in an interval that is told nothing sees nothing change.
+            interval: match boot.run.fault {
+                fault::NO_RETRY => untold,
+                _ => interval,
+            },
             random: Random::new(cpu, boot),
             results,
         }
@@ -114,11 +115,7 @@ impl<'a> Writer<'a> {
         match self.random.next() % 16 {
             0 => self.copy(index),
             1 => self.pin(index),
-            2..6 => {
-                self.results.intruders += self
-                    .mirror
-                    .look(self.interval, index as usize, self.pattern(index))
-            }
+            2..6 => self.look(index),
             _ => {
                 self.check(index);
                 self.rewrite(index);
@@ -163,6 +160,17 @@ impl<'a> Writer<'a> {
     fn rewrite(&mut self, index: u64) {
         self.versions[index as usize].fetch_add(1, Ordering::Relaxed);
         self.pattern(index).write(self.page(index).start());
+    }
+
+    /// Looks into a page where the secondary map has it.
+    fn look(&mut self, index: u64) {
+        let pattern = self.pattern(index);
+        let wrong = |frame| pattern.wrong(memory::pages().platform().frame_ptr(frame) as u64);
+        let found = SECONDARY
+            .get()
+            .read(window::get(), self.interval, pattern.page, wrong);
+        // Where nobody has touched the page yet, it is nowhere.
+        self.results.intruders += found.unwrap_or(0);
     }
 
     /// Copies a few pages, and writes to some on either side: the other does not change.

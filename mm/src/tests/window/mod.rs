@@ -6,4 +6,5 @@ mod machine;
 mod model;
 mod notifiers;
 mod random;
+mod secondary;
 mod threads;

@@ -230,16 +230,15 @@ fn what_frames_cost_is_shown_beside_others() {
     };
     let mut run = run(LockKind::PvQSpinlock, 8, 2, 1_000);
     (run.lock, run.workload) = (None, Workload::Alloc);
-    run.mm = Some(crate::results::Memory::new(
-        &Default::default(),
-        None,
-        Some(crate::results::Alloc {
+    run.mm = Some(crate::results::Memory {
+        alloc: Some(crate::results::Alloc {
             rounds: 9,
             turn_ns: 1_000_000,
             one: patterns(Some(2.0)),
             all: patterns(Some(4.04)),
         }),
-    ));
+        ..crate::results::Memory::new(&Default::default())
+    });
     let text = alloc::costs(&[run]);
     let rows: Vec<Vec<&str>> = text
         .lines()
@@ -274,7 +273,7 @@ fn memory_is_shown_with_its_views_if_they_are_asked_for() {
     };
     let mut run = run(LockKind::PvQSpinlock, 2, 2, 1_000);
     (run.lock, run.workload) = (None, Workload::Alloc);
-    run.mm = Some(crate::results::Memory::new(&report, None, None));
+    run.mm = Some(crate::results::Memory::new(&report));
     let text = memory::allocations(std::slice::from_ref(&run));
     assert!(text.contains("alloc p50") && text.ends_with(" ok\n"), "{text}");
     assert_eq!(memory::views(&run), "");
