@@ -23,7 +23,7 @@ use crate::pv::Pv;
 use crate::spinlock::Mutex;
 
 /// Up to so many pages are flushed one by one.
-const FEW: usize = 32;
+const FEW: usize = 8;
 
 /// What is to be flushed.
 #[repr(C)]
@@ -217,7 +217,16 @@ pub(crate) fn flushes(cpu: &Cpu) -> u64 {
 }
 
 fn flush_here(pages: &Pages) {
-    let flushes = &Cpu::current().tlb.own_flushes;
+    let cpu = Cpu::current();
+    let flushes = &cpu.tlb.own_flushes;
+    flushes.set(flushes.get() + 1);
+    // Relaxed: see `Pages::set`.
+    if pages.count.load(Ordering::Relaxed) == 0 {
+        // SAFETY: the same tables as before. In ring 3 the instruction traps, and the stub does it: with less ado than
+        // a list of pages, and where ring 0 is emulated that counts. Not `nomem`: as below.
+        unsafe { asm!("mov cr3, rax", in("rax") cpu.boot().cr3, options(nostack, preserves_flags)) };
+        return;
+    }
     // SAFETY: translations are forgotten; what the page tables say is used next time. `kernel_flush_pages`
     // is for ring 0; in ring 3 the instruction traps, and to the stub RAX is not the page to flush, but `Pages`.
     // Not `nostack`: it is called. Not `nomem`: what is accessed through the window may not move across.
@@ -237,5 +246,4 @@ fn flush_here(pages: &Pages) {
             out("rdx") _,
         );
     }
-    flushes.set(flushes.get() + 1);
 }
