@@ -69,6 +69,11 @@ impl PageFault {
         self.error & 1 << 4 != 0
     }
 
+    /// Whether some entry that leads there has a bit set that none may have: nobody can make that access possible.
+    fn reserved(&self) -> bool {
+        self.error & 1 << 3 != 0
+    }
+
     /// Whether the page is mapped, but does not allow that.
     pub(crate) fn protection(&self) -> bool {
         self.error & 1 != 0
@@ -176,7 +181,11 @@ pub(crate) extern "C" fn arrive(fpu: &mut FpuState, saved: &Saved) {
     // SAFETY: the stub has found a range that is not empty, so `handle` was called, which had stored a handler
     // by then.
     let handler = unsafe { mem::transmute::<*mut (), Handler>(WINDOW.handler.load(Ordering::Relaxed)) };
-    if let Err(why) = handler(cpu, &fault) {
+    let handled = match fault.reserved() {
+        true => Err("a reserved bit is set in its page tables"),
+        false => handler(cpu, &fault),
+    };
+    if let Err(why) = handled {
         cpu.enter_fault();
         let frame = Frame {
             cr2: fault.address,

@@ -79,6 +79,7 @@ fn window_memory_that_is_touched_where_it_may_not_be_ends_the_run_and_says_why()
         (touch::NESTED, "touched by the handler of its own faults"),
         (touch::LOCKED, "touched with a spin lock held"),
         (touch::RUN, "is no code"),
+        (touch::RESERVED, "a reserved bit is set"),
     ] {
         let outcome = run(&workload(Workload::BadTouch, 2, how));
         assert_eq!(outcome.ended, Ended::Fault, "{why}: {}", outcome.detail);

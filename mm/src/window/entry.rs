@@ -9,7 +9,7 @@ use crate::address::FrameNumber;
 ///   +--------+------------------------+--+--+--+---+--+--+---+--+--+--+
 ///   |   0    |           0            | 0|       all 0               |   Empty      nothing there
 ///   |   0    |           0            | 0| 0| 1|  0| 0| 0|  0| 0| 0| 0|   ZeroFill   not touched yet
-///   |   0    |         frame          | 0| 0| 0|  0| 1| 1|  0| 1| w| 1|   Present    mapped; w: writable
+///   |   NX   |         frame          | 0| 0| 0|  0| 1| 1|  0| 1| w| 1|   Present    mapped; w: writable
 ///   |   0    |         frame          | 0| 1| 0|  0| 0| 0|  0| 0| w| 0|   Migration  on its way elsewhere
 ///   +--------+------------------------+--+--+--+---+--+--+---+--+--+--+
 ///                                          │  │      D  A      U  W  P    as the CPU reads them, if P
@@ -17,7 +17,7 @@ use crate::address::FrameNumber;
 ///                                          └ migration
 /// ```
 ///
-/// Accessed and dirty are set from the start, so that no CPU ever writes an entry on its own. Every page of
+/// NX is bit 63: nothing in the window is code. Accessed and dirty are set from the start, so that no CPU ever writes an entry on its own. Every page of
 /// the window may be written to: one that is present and not writable shares its frame, *copy-on-write*.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
@@ -48,6 +48,7 @@ pub(crate) const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const ZERO_FILL: u64 = 1 << 9;
 const MIGRATION: u64 = 1 << 10;
+const NO_EXECUTE: u64 = 1 << 63;
 const FRAME_MASK: u64 = 0x000f_ffff_ffff_f000;
 
 impl Entry {
@@ -59,7 +60,9 @@ impl Entry {
         match self {
             Entry::Empty => 0,
             Entry::ZeroFill => ZERO_FILL,
-            Entry::Present { frame, writable } => bits(frame, writable) | PRESENT | USER | ACCESSED | DIRTY,
+            Entry::Present { frame, writable } => {
+                bits(frame, writable) | PRESENT | USER | ACCESSED | DIRTY | NO_EXECUTE
+            }
             Entry::Migration { frame, writable } => bits(frame, writable) | MIGRATION,
         }
     }

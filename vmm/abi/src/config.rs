@@ -155,6 +155,8 @@ pub mod touch {
     pub const RUN: u64 = 6;
     /// With a spin lock held.
     pub const LOCKED: u64 = 7;
+    /// Where its entry has a reserved bit set.
+    pub const RESERVED: u64 = 8;
 }
 
 /// How [`RunConfig::spin_ns`] is to be read.

@@ -43,6 +43,12 @@ pub(super) fn run(cpu: &Cpu, boot: &BootInfo) {
         touch::SOFT | touch::HARD => await_touch(cpu, TOUCH),
         touch::NMI => await_touch(cpu, NMI),
         touch::NESTED => touch(1),
+        touch::RESERVED => {
+            // The highest bit of an address, of more than any processor has yet.
+            let entry = window::frames()[0].address() | window::MAPPED | 1 << 51;
+            window::entry(0).store(entry, Ordering::Relaxed);
+            touch(0);
+        }
         touch::RUN => {
             let start = window::address(0) as *const ();
             // SAFETY: not sound, and not meant to be: it faults, and the fault ends the run.

@@ -126,6 +126,7 @@ impl<const FAULT: u8> Machine<FAULT> {
             }
             assert_eq!(entry & 0x20, 0x20, "the CPU would have to set accessed");
             assert!(level != 0 || entry & 0x40 != 0, "the CPU would have to set dirty");
+            assert!(level != 0 || entry >> 63 == 1, "the CPU would run what is there");
             writable &= entry & 2 != 0;
             table = FrameNumber::new(entry >> 12 & 0xff_ffff_ffff);
         }
