@@ -123,10 +123,13 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Has the last word on all pages, and unmaps them.
+    /// Has the last word on all pages, and unmaps them. Looks into each twice, so that the secondary map is of use
+    /// however few turns there were.
     pub(super) fn finish(mut self) {
         for index in 0..self.pages.len() {
             self.check(index);
+            self.look(index);
+            self.look(index);
         }
         window::get().unmap_range(self.pages).expect("they are mapped");
     }
