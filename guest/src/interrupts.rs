@@ -137,16 +137,16 @@ impl Drop for Masked<'_> {
 fn restore(cpu: &Cpu, before: u32) {
     compiler_fence(SeqCst);
     cpu.mask.store(before, Relaxed);
-    // What comes from here on, unless it is still masked, is handled by an upcall. Only this vCPU, and its stubs, write
-    // these words: the fences are for the compiler.
+    // What comes from here on, unless it is still masked, is handled by an upcall. Only this vCPU, and its
+    // stubs, write these words: the fences are for the compiler.
     compiler_fence(SeqCst);
     if cpu.pending.load(Relaxed) != 0 {
         replay(cpu, before);
     }
 }
 
-/// Handles what came while interrupts were masked, unless they still are, until nothing is left. Out of the way of all
-/// who mask: it comes seldom.
+/// Handles what came while interrupts were masked, unless they still are, until nothing is left. Out of the
+/// way of all who mask: it comes seldom.
 #[cold]
 #[inline(never)]
 fn replay(cpu: &Cpu, mask: u32) {

@@ -168,6 +168,15 @@ pub(crate) fn difference(before: &MemoryReport, after: &MemoryReport) -> u64 {
     frames.sum()
 }
 
+/// Takes what had been counted `before` off what was counted until `after`.
+pub(crate) fn count_from(before: &MemoryReport, after: &mut MemoryReport) {
+    let zones = before.zones.iter().zip(&mut after.zones);
+    let events = zones.flat_map(|(before, after)| before.events.iter().zip(&mut after.events));
+    for (before, after) in events.chain(before.window.iter().zip(&mut after.window)) {
+        *after = after.saturating_sub(*before);
+    }
+}
+
 fn zone_report(zone: &Zone<Machine>) -> ZoneReport {
     let mut report = ZoneReport {
         managed: zone.managed(),

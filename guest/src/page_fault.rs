@@ -2,8 +2,8 @@
 //!
 //! The way is that of an interrupt ([`upcall`](crate::upcall)), and so is what it saves. What differs:
 //!
-//! **Where from.** Window memory is touched in task context only, with nothing masked and no spin lock held: a
-//! fault may have to wait, and who waits must not keep others from what they need. So that is the one place
+//! **Where from.** Window memory is touched in task context only, with nothing masked and no spin lock held:
+//! a fault may have to wait, and who waits must not keep others from what they need. So that is the one place
 //! where a fault is handled; one that comes from anywhere else, or from the handler of a fault, ends the run
 //! with a dump that says which rule was broken ([`refused`]). Nor is a fault handled whose address is outside
 //! of the window.
@@ -12,15 +12,15 @@
 //! has slots of its own in the [`Cpu`], and why one set of them will do: handlers have no faults, and task
 //! context has one at a time, from the stub's setting of `in_page_fault` to the upcall's clearing it.
 //!
-//! - One that comes *between the stub's `iretq` and the upcall's frame* interrupts the upcall like any code of
-//!   the kernel: RSP is below the red zone already, the interrupt's own frame goes below that, past another
-//!   red zone, and what it comes back to is the same instruction with the same registers and flags. The slots
-//!   are still there.
+//! - One that comes *between the stub's `iretq` and the upcall's frame* interrupts the upcall like any code
+//!   of the kernel: RSP is below the red zone already, the interrupt's own frame goes below that, past
+//!   another red zone, and what it comes back to is the same instruction with the same registers and flags.
+//!   The slots are still there.
 //! - One that comes *between the clearing and the upcall's `iretq`* puts its frame below that of the fault,
 //!   which it does not touch. No other fault can come in between, so frames of faults do not pile up: the
 //!   access is tried again, and perhaps faults again, with the stack it had.
-//! - An NMI *in the stub* is noted, as in all stubs; this one, too, ends in `stub_exit`, and so with the NMI's
-//!   upcall on top of the fault's, as in the first case.
+//! - An NMI *in the stub* is noted, as in all stubs; this one, too, ends in `stub_exit`, and so with the
+//!   NMI's upcall on top of the fault's, as in the first case.
 //!
 //! None of the upcall's instructions is one at which a stub would begin an upcall anew.
 
@@ -69,7 +69,8 @@ impl PageFault {
         self.error & 1 << 4 != 0
     }
 
-    /// Whether some entry that leads there has a bit set that none may have: nobody can make that access possible.
+    /// Whether some entry that leads there has a bit set that none may have: nobody can make that access
+    /// possible.
     fn reserved(&self) -> bool {
         self.error & 1 << 3 != 0
     }
@@ -178,8 +179,8 @@ pub(crate) extern "C" fn arrive(fpu: &mut FpuState, saved: &Saved) {
         rip: slots.rip.get(),
         error: slots.error.get(),
     };
-    // SAFETY: the stub has found a range that is not empty, so `handle` was called, which had stored a handler
-    // by then.
+    // SAFETY: the stub has found a range that is not empty, so `handle` was called, which had stored a
+    // handler by then.
     let handler = unsafe { mem::transmute::<*mut (), Handler>(WINDOW.handler.load(Ordering::Relaxed)) };
     let handled = match fault.reserved() {
         true => Err("a reserved bit is set in its page tables"),

@@ -67,8 +67,8 @@ pub(crate) fn configured_budget(boot: &BootInfo, lock: LockKind) -> Option<SpinB
     }
 }
 
-/// Makes `budget` the one that locks use from now on: the boot, and then the workload that measures locks. vCPU 0
-/// calls it, before a barrier that all locking comes after.
+/// Makes `budget` the one that locks use from now on: the boot, and then the workload that measures locks.
+/// vCPU 0 calls it, before a barrier that all locking comes after.
 pub(crate) fn set_budget(budget: SpinBudget) {
     let encoded = match budget {
         SpinBudget::Iterations(iterations) => u64::from(iterations) << 1 | 1,

@@ -22,8 +22,10 @@ use crate::interrupts::{self, FLUSH_TLB};
 use crate::pv::Pv;
 use crate::spinlock::Mutex;
 
-/// Up to so many pages are flushed one by one.
-const FEW: usize = 8;
+/// Up to so many pages are flushed one by one: in the nested lab each costs more than flushing everything,
+/// where ring 0 is emulated a tenth of it, beside what has to be looked up again. Linux's
+/// `tlb_single_page_flush_ceiling` is 33.
+pub(crate) const FEW: usize = 8;
 
 /// What is to be flushed.
 #[repr(C)]
@@ -222,14 +224,15 @@ fn flush_here(pages: &Pages) {
     flushes.set(flushes.get() + 1);
     // Relaxed: see `Pages::set`.
     if pages.count.load(Ordering::Relaxed) == 0 {
-        // SAFETY: the same tables as before. In ring 3 the instruction traps, and the stub does it: with less ado than
-        // a list of pages, and where ring 0 is emulated that counts. Not `nomem`: as below.
+        // SAFETY: the same tables as before. In ring 3 the instruction traps, and the stub does it: with less
+        // ado than a list of pages, and where ring 0 is emulated that counts. Not `nomem`: as below.
         unsafe { asm!("mov cr3, rax", in("rax") cpu.boot().cr3, options(nostack, preserves_flags)) };
         return;
     }
     // SAFETY: translations are forgotten; what the page tables say is used next time. `kernel_flush_pages`
-    // is for ring 0; in ring 3 the instruction traps, and to the stub RAX is not the page to flush, but `Pages`.
-    // Not `nostack`: it is called. Not `nomem`: what is accessed through the window may not move across.
+    // is for ring 0; in ring 3 the instruction traps, and to the stub RAX is not the page to flush, but
+    // `Pages`. Not `nostack`: it is called. Not `nomem`: what is accessed through the window may not move
+    // across.
     unsafe {
         asm!(
             "cmp qword ptr gs:[{kernel_cs}], {code_0}",

@@ -30,8 +30,8 @@ pub struct PageAllocator<P: Platform> {
 }
 
 impl<P: Platform> PageAllocator<P> {
-    /// An allocator of all frames of `regions` that takes none of them for itself but what its metadata needs:
-    /// about 1/128, off the front of each zone's largest region. It is used on the CPUs below `cpus`.
+    /// An allocator of all frames of `regions` that takes none of them for itself but what its metadata
+    /// needs: about 1/128, off the front of each zone's largest region. It is used on the CPUs below `cpus`.
     ///
     /// # Errors
     ///
@@ -39,9 +39,9 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// # Safety
     ///
-    /// The memory belongs to the caller, who gives it away for as long as the allocator exists; and it is zero,
-    /// as a machine's is that has just been made: so metadata is there without being written, and time and
-    /// memory are spent only on what is used.
+    /// The memory belongs to the caller, who gives it away for as long as the allocator exists; and it is
+    /// zero, as a machine's is that has just been made: so metadata is there without being written, and time
+    /// and memory are spent only on what is used.
     pub unsafe fn new(platform: P, regions: &[FrameRange], cpus: u32) -> Result<Self, InitError> {
         if cpus == 0 {
             return Err(InitError::NoCpus);
@@ -103,7 +103,8 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
-    /// Frees a block. Where it is not one that the caller can free, reports that and does nothing.
+    /// Frees a block. Where it is not one that the caller can free, reports that and does nothing. Quick for
+    /// blocks of the zone that allocations are served from first; those of another one take the slow path.
     ///
     /// # Safety
     ///
@@ -188,8 +189,8 @@ impl<P: Platform> PageAllocator<P> {
         Some((zone, index, metadata))
     }
 
-    /// The fast path: a block from this CPU's list in the first zone. `None`, and nothing has changed, where the
-    /// slow path has to see to it.
+    /// The fast path: a block from this CPU's list in the first zone. `None`, and nothing has changed, where
+    /// the slow path has to see to it.
     #[inline(always)]
     fn alloc_listed(&self, request: Request, cpu: Cpu) -> Option<FrameNumber> {
         if P::CHECKS {
@@ -205,8 +206,8 @@ impl<P: Platform> PageAllocator<P> {
         Some(zone.number(index))
     }
 
-    /// The fast path: a block of the first zone to this CPU's list. `false`, and nothing has changed, where the
-    /// slow path has to see to it.
+    /// The fast path: a block of the first zone to this CPU's list. `false`, and nothing has changed, where
+    /// the slow path has to see to it.
     #[inline(always)]
     fn free_listed(&self, frame: FrameNumber, order: Order, cpu: Cpu) -> bool {
         let zone = &self.zones[0];

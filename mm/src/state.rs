@@ -127,12 +127,12 @@ impl State {
         self.0 & SHARED != 0
     }
 
-    /// The type of a block of `order` that has one holder, who has not shared it, if this is its head: the only
-    /// state to be freed from.
+    /// The type of a block of `order` that has one holder, who has not shared it, if this is its head: the
+    /// only state to be freed from.
     #[inline]
     pub(crate) const fn exclusive(self, order: Order) -> Option<MigrateType> {
-        // The state less what it should be, with the type's bits lowest: the type, if all else is as it should be.
-        // One comparison for both, as this is on the way of every free.
+        // The state less what it should be, with the type's bits lowest: the type, if all else is as it
+        // should be. One comparison for both, as this is on the way of every free.
         let base = State::head(Kind::Allocated, order, MigrateType::Unmovable).0;
         match self.0.wrapping_sub(base).rotate_right(TYPE_SHIFT) {
             0 => Some(MigrateType::Unmovable),

@@ -38,13 +38,16 @@ fn a_host_without_room_for_a_vcpu_is_an_error_and_not_an_outcome() {
     if !kvm() {
         return;
     }
-    let config = Config {
-        planted_fault: Some(PlantedFault::NoRoomForVcpus),
-        ..config(Workload::Idle, LockKind::PvQSpinlock, 4, 2)
-    };
-    let result = Vm::new(&config, Kernel::embedded()).and_then(|vm| vm.run(Io::default()));
-    match result {
-        Err(Error::Host(why)) => assert!(why.contains("no room for a vCPU"), "{why}"),
-        other => panic!("{other:?}"),
+    // The first one, for which the others wait, and others, which it does not wait for.
+    for vcpu in 0..4 {
+        let config = Config {
+            planted_fault: Some(PlantedFault::NoRoomForVcpu(vcpu)),
+            ..config(Workload::Idle, LockKind::PvQSpinlock, 4, 2)
+        };
+        let result = Vm::new(&config, Kernel::embedded()).and_then(|vm| vm.run(Io::default()));
+        match result {
+            Err(Error::Host(why)) => assert!(why.contains("no room for a vCPU"), "{why}"),
+            other => panic!("vCPU {vcpu}: {other:?}"),
+        }
     }
 }

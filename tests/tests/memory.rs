@@ -54,9 +54,9 @@ fn check(config: &Config) -> MemoryReport {
         done > 0 && allocated > done / 2,
         "{allocated} frames for {done} blocks"
     );
-    // What is neither free nor freed is what the boot has.
+    assert_eq!(allocated, freed, "the workload gives back what it takes");
+    // The rest is what the boot has.
     let held: u64 = memory.zones.iter().map(|zone| zone.managed - zone.free).sum();
-    assert_eq!(allocated - freed, held);
     assert!(
         held < 64 + u64::from(config.vcpus),
         "the kernel holds {held} frames"

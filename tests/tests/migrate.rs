@@ -99,7 +99,8 @@ fn pages_that_are_moved_carelessly_are_caught() {
     );
 }
 
-/// Likewise for the secondary map: it finds what is wrong with the chain of notifiers, and with who reads through it.
+/// Likewise for the secondary map: it finds what is wrong with the chain of notifiers, and with who reads
+/// through it.
 #[test]
 fn notices_that_are_missing_or_ignored_are_caught_by_the_secondary_map() {
     if !kvm() {
@@ -109,7 +110,7 @@ fn notices_that_are_missing_or_ignored_are_caught_by_the_secondary_map() {
     for (fault, complaint) in [
         (
             PlantedFault::NoStart,
-            "1 range ended to change that had never started",
+            "1 range stopped changing without having started",
         ),
         (PlantedFault::NoEnd, "1 range started to change, and never ended"),
         (

@@ -121,8 +121,8 @@ pub enum PlantedFault {
     PanicAtRefusal,
     /// A vCPU's thread makes this system call, with these first arguments, before it runs the guest.
     SystemCall(i64, [u64; 3]),
-    /// The host turns out to have no room for a vCPU when its thread makes it ready.
-    NoRoomForVcpus,
+    /// The host turns out to have no room for this vCPU when its thread makes it ready.
+    NoRoomForVcpu(u32),
     /// The signal's handler does not set `immediate_exit`, so that a signal between a vCPU's last look and
     /// `KVM_RUN` is lost.
     SignalWithoutImmediateExit,

@@ -11,8 +11,11 @@ pub(crate) const LARGE_PAGE: u64 = 2 << 20;
 /// Address of the boot information.
 pub(crate) const BOOT_INFO: u64 = PAGE_SIZE;
 
+/// A page for the code that measures the host, before the guest's own runs.
+pub(crate) const PROBE: u64 = 2 * PAGE_SIZE;
+
 /// Page tables lie from here up to the kernel.
-pub(crate) const PAGE_TABLES: u64 = 2 * PAGE_SIZE;
+pub(crate) const PAGE_TABLES: u64 = 3 * PAGE_SIZE;
 
 /// What the kernel may need while it boots, whatever the guest's size; a reserve that it keeps free, too.
 const BOOT_ROOM: u64 = 512 << 10;

@@ -72,13 +72,6 @@ impl GuestMemory {
             .map_err(|_| outside(address))
     }
 
-    /// Fills `bytes` from the guest.
-    pub(crate) fn read_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        self.0
-            .read_slice(bytes, GuestAddress(address))
-            .map_err(|_| outside(address))
-    }
-
     /// Copies a value from the guest. What it says is the guest's word.
     pub(crate) fn read<T: Plain + Send + Sync + 'static>(&self, address: u64) -> Result<T, Error> {
         let value: Wire<T> = self

@@ -34,6 +34,11 @@ const DATA: Access = Access {
     execute: false,
 };
 
+const CODE: Access = Access {
+    write: false,
+    execute: true,
+};
+
 impl Access {
     fn bits(self) -> u64 {
         let write = if self.write { bit::WRITABLE } else { 0 };
@@ -45,13 +50,13 @@ impl Access {
 /// Builds the tables for `layout` and `kernel`; returns the address for CR3.
 pub(crate) fn build(memory: &GuestMemory, layout: &Layout, kernel: &Kernel) -> Result<u64, Error> {
     let mut tables = Tables::default();
-    tables.map(
-        Region {
-            base: layout::BOOT_INFO,
-            len: KERNEL_BASE - layout::BOOT_INFO,
-        },
-        DATA,
-    );
+    let low = |base, end| Region {
+        base,
+        len: end - base,
+    };
+    tables.map(low(layout::BOOT_INFO, layout::PROBE), DATA);
+    tables.map(low(layout::PROBE, layout::PAGE_TABLES), CODE);
+    tables.map(low(layout::PAGE_TABLES, KERNEL_BASE), DATA);
     for segment in kernel.segments() {
         tables.map(segment.region, segment.access);
     }

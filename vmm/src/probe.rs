@@ -7,12 +7,12 @@
 
 use std::sync::OnceLock;
 
-use abi::boot::KERNEL_BASE;
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::config::Ring;
 use crate::error::Error;
+use crate::layout::PROBE;
 use crate::memory::GuestMemory;
 use crate::registers;
 
@@ -69,18 +69,15 @@ const CODE: [u8; 41] = [
     0x89, 0xd8, 0xe7, 0x80,
 ];
 
-/// Measures on `vcpu`, which is in 64-bit mode, once in the life of the process. The code goes to where the
-/// kernel begins, which is mapped executable, and out again.
+/// Measures on `vcpu`, which is in 64-bit mode, once in the life of the process, in a page of its own: the
+/// kernel may be loaded meanwhile.
 pub(crate) fn ring0(vcpu: &mut VcpuFd, memory: &GuestMemory, tsc_khz: u64) -> Result<Ring0, Error> {
     static MEASURED: OnceLock<Ring0> = OnceLock::new();
     if let Some(known) = MEASURED.get() {
         return Ok(*known);
     }
-    let mut kernel = [0; CODE.len()];
-    memory.read_bytes(KERNEL_BASE, &mut kernel)?;
-    memory.write_bytes(KERNEL_BASE, &CODE)?;
+    memory.write_bytes(PROBE, &CODE)?;
     let cycles = time_loop(vcpu)?;
-    memory.write_bytes(KERNEL_BASE, &kernel)?;
     let fastest = f64::from(cycles) * 1e6 / tsc_khz as f64 / f64::from(2 * TURNS);
     let measured = Ring0 {
         emulated: fastest >= LIMIT,
@@ -92,7 +89,7 @@ pub(crate) fn ring0(vcpu: &mut VcpuFd, memory: &GuestMemory, tsc_khz: u64) -> Re
 /// Runs the code; returns the cycles of the fastest try.
 fn time_loop(vcpu: &mut VcpuFd) -> Result<u32, Error> {
     let start = kvm_regs {
-        rip: KERNEL_BASE,
+        rip: PROBE,
         ..Default::default()
     };
     registers::set_general(vcpu, start)?;

@@ -5,9 +5,9 @@
 //! that made the VM loads the kernel:
 //!
 //! ```text
-//! who made the VM   load the kernel ─┐
-//! vCPU 0            make ready ──────┴─ probe, decide on the ring, write BootInfo ─┐ enter
-//! others            make ready ────────────────────────────────────────────────────┴ enter
+//! who made the VM   load the kernel ───┐
+//! vCPU 0            make ready, probe ─┴─ decide on the ring, write BootInfo ─┐ enter
+//! others            make ready ───────────────────────────────────────────────┴ enter
 //! ```
 //!
 //! The first vCPU runs on one thread only, probe included: a Linux before 6.13 waits for all CPUs' read-side
@@ -57,11 +57,11 @@ pub(crate) struct Begun {
 impl Begun {
     /// The kernel is in memory, or will never be.
     pub(crate) fn set_loaded(&self, loaded: bool) {
-        // Called once: by whoever loads it.
+        // The first word counts.
         let _ = self.loaded.set(loaded);
     }
 
-    /// Where the kernel runs, and what was found about ring 0; the default before that is known.
+    /// Where the kernel runs, and what was found about ring 0; `None` before that is known.
     pub(crate) fn ring(&self) -> Option<(Ring, Ring0)> {
         self.ring.get().copied().flatten()
     }
@@ -85,22 +85,21 @@ impl Start {
         if index != 0 {
             return Ok(self.begun.ring.wait().is_some());
         }
-        let ring = match self.begun.loaded.wait() {
-            true => self.decide(vcpu, memory).map(Some),
-            false => Ok(None),
-        };
-        // Called once: by the first vCPU.
+        let ring = self.decide(vcpu, memory);
+        // The first word counts: somebody may have given up.
         let _ = self.begun.ring.set(*ring.as_ref().unwrap_or(&None));
         ring.map(|ring| ring.is_some())
     }
 
-    /// Nobody need wait for the first vCPU any more.
+    /// Nobody need wait any more: the guest cannot begin, unless it has.
     pub(crate) fn give_up(&self) {
+        self.begun.set_loaded(false);
         let _ = self.begun.ring.set(None);
     }
 
-    /// Looks at the host, and tells the kernel in which ring it is to run.
-    fn decide(&self, vcpu: &mut VcpuFd, memory: &GuestMemory) -> Result<(Ring, Ring0), Error> {
+    /// Looks at the host, waits for the kernel, and tells it in which ring it is to run; `None` if it could
+    /// not be loaded.
+    fn decide(&self, vcpu: &mut VcpuFd, memory: &GuestMemory) -> Result<Option<(Ring, Ring0)>, Error> {
         let ring0 = probe::ring0(vcpu, memory, self.boot.tsc_khz)?;
         let ring = self.wanted_ring.unwrap_or(ring0.best_ring());
         if ring == Ring::Zero && ring0.emulated {
@@ -116,12 +115,15 @@ impl Start {
                     .into(),
             ));
         }
+        if !*self.begun.loaded.wait() {
+            return Ok(None);
+        }
         let boot = BootInfo {
             ring: ring as u32,
             ..self.boot
         };
         memory.write(BOOT_INFO, boot)?;
-        Ok((ring, ring0))
+        Ok(Some((ring, ring0)))
     }
 
     /// Puts `vcpu` at the kernel's entry point.

@@ -22,6 +22,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// The running vCPU threads.
 pub(crate) struct Threads {
     handles: Vec<JoinHandle<Place>>,
+    start: Arc<Start>,
     /// Nothing is ever sent: all threads hold the other end until they are done.
     done: Receiver<()>,
 }
@@ -40,6 +41,7 @@ impl Threads {
         let (running, done) = mpsc::channel();
         let mut threads = Self {
             handles: Vec::new(),
+            start: start.clone(),
             done,
         };
         for (index, fd) in (0..).zip(vcpus) {
@@ -69,7 +71,6 @@ impl Threads {
                 .and_then(|()| meanwhile.take().map_or(Ok(()), |meanwhile| meanwhile()));
             if let Err(error) = begun {
                 drop(running);
-                start.give_up();
                 threads.stop(machine);
                 return Err(error);
             }
@@ -80,6 +81,7 @@ impl Threads {
     /// Stops all vCPUs and tells where each was. A thread that KVM does not give back is left behind.
     pub(crate) fn stop(self, machine: &Machine) -> Vec<Place> {
         machine.request_stop();
+        self.start.give_up();
         for handle in &self.handles {
             // Fails only for a thread that is gone already.
             let _ = handle.kill(signal::number());

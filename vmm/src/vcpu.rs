@@ -106,7 +106,7 @@ impl Vcpu {
     fn begin(&mut self) -> Result<bool, Error> {
         let (start, layout) = (&self.start, &self.machine.layout);
         let ready = match self.machine.planted_fault {
-            Some(PlantedFault::NoRoomForVcpus) => {
+            Some(PlantedFault::NoRoomForVcpu(vcpu)) if vcpu == self.index => {
                 Err(Error::Host("KVM has no room for a vCPU, as planted".into()))
             }
             _ => start.make_ready(&self.fd, self.index, layout),

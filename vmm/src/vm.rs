@@ -20,7 +20,7 @@ use crate::threads::Threads;
 use crate::transport::Transport;
 use crate::{Io, affinity, control, diagnosis, registers, signal};
 
-/// A guest that is ready to run.
+/// A guest that is set up as far as it can be before its threads start.
 pub struct Vm<'a> {
     config: Config,
     kernel: &'a Kernel,
@@ -62,7 +62,7 @@ impl<'a> Vm<'a> {
     /// [`Error::Host`] if the host has no threads or descriptors left, or turns out not to run such guests;
     /// [`Error::Usage`] if the kernel does not fit.
     pub fn run(self, io: Io<'_>) -> Result<Outcome, Error> {
-        let begun = Instant::now();
+        let begun = crate::monotonic_ns();
         let config = &self.config;
         let Hardware {
             vcpus,
@@ -79,7 +79,6 @@ impl<'a> Vm<'a> {
         self.transport.bind(&fd, &machine.latches)?;
         let machine = Arc::new(machine);
         signal::install_handler().map_err(system)?;
-        let setup = self.setup + begun.elapsed();
 
         let neighbours = Neighbours::start(config, &machine.sandbox).map_err(system)?;
         let injector = Injector::start(&machine, config.seed).map_err(system)?;
@@ -104,7 +103,7 @@ impl<'a> Vm<'a> {
             ring,
             ring0,
             tsc_khz,
-            setup,
+            setup: self.setup + Duration::from_nanos(outcome.entered_ns.saturating_sub(begun)),
             steal_time: start.steal_time,
             ..outcome
         })

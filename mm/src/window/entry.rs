@@ -17,8 +17,9 @@ use crate::address::FrameNumber;
 ///                                          └ migration
 /// ```
 ///
-/// NX is bit 63: nothing in the window is code. Accessed and dirty are set from the start, so that no CPU ever writes an entry on its own. Every page of
-/// the window may be written to: one that is present and not writable shares its frame, *copy-on-write*.
+/// NX is bit 63: nothing in the window is code. Accessed and dirty are set from the start, so that no CPU
+/// ever writes an entry on its own. Every page of the window may be written to: one that is present and not
+/// writable shares its frame, *copy-on-write*.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
     /// The page is in no range.

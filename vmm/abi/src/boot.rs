@@ -13,7 +13,9 @@
 //!
 //! ```text
 //! 0x0000_0000  not mapped: null pointers fault
-//! 0x0000_1000  BootInfo, page tables            read-write (a guest may change its page tables)
+//! 0x0000_1000  BootInfo                         read-write
+//! 0x0000_2000  what the VMM probed the host with  read-execute
+//! 0x0000_3000  page tables                      read-write (a guest may change them)
 //! 0x0020_0000  the kernel image                 as its ELF segments say
 //!              vCPU pages, report               read-write
 //!              per vCPU: guard page, then area  not mapped; read-write

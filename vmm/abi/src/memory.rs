@@ -1,8 +1,8 @@
 //! What the guest's page allocator leaves behind: a [`MemoryReport`], [`MEMORY_REPORT`] bytes into the
 //! [report](crate::report).
 //!
-//! Numbers only. What they are called is `mm`'s affair, which both sides know: zones by `mm::ZoneKind`, events by
-//! `mm::Event` and `mm::WindowEvent`, types by `mm::MigrateType`.
+//! Numbers only. What they are called is `mm`'s affair, which both sides know: zones by `mm::ZoneKind`,
+//! events by `mm::Event` and `mm::WindowEvent`, types by `mm::MigrateType`.
 
 use crate::report::Report;
 use crate::{PAGE_SIZE, Plain, assert_layout};
@@ -20,7 +20,8 @@ pub const TYPES: usize = 3;
 pub const EVENTS: usize = 32;
 /// Most events of the window there is room for.
 pub const WINDOW_EVENTS: usize = 16;
-/// Rounds of [`Workload::Compaction`](crate::config::Workload::Compaction): allocations compact, the daemon does.
+/// Rounds of [`Workload::Compaction`](crate::config::Workload::Compaction): allocations compact, the daemon
+/// does.
 pub const ROUNDS: usize = 2;
 
 /// A zone. Sizes are in frames.
@@ -52,8 +53,8 @@ assert_layout!(ZoneReport, size 40 + 8 * EVENTS + 8 * ORDERS * TYPES + 8 * TYPES
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct MemoryReport {
-    /// Frames that should have come back and have not, or not to where they were. 0 if memory is as it was before
-    /// the workload.
+    /// Frames that should have come back and have not, or not to where they were. 0 if memory is as it was
+    /// before the workload.
     pub unreturned: u64,
     /// The zones.
     pub zones: [ZoneReport; ZONES],
@@ -74,8 +75,8 @@ assert_layout!(MemoryReport, size 8 + ZONES * size_of::<ZoneReport>() + 8 * WIND
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CompactionRound {
-    /// Free frames when memory had been thinned out, less those in huge blocks, and in pageblocks where the kernel's
-    /// own are.
+    /// Free frames when memory had been thinned out, less those in huge blocks, and in pageblocks where the
+    /// kernel's own are.
     pub fragmented: u64,
     /// Those of them that became huge pages.
     pub huge: u64,
@@ -115,8 +116,8 @@ pub struct CompactionReport {
 
 assert_layout!(CompactionReport, size 104 * ROUNDS);
 
-/// Who allocates frames in [`Workload::Alloc`](crate::config::Workload::Alloc), in turns: `mm`, a peer, and a stack
-/// for each vCPU.
+/// Who allocates frames in [`Workload::Alloc`](crate::config::Workload::Alloc), in turns: `mm`, a peer, and a
+/// stack for each vCPU.
 pub const SUBJECTS: usize = 3;
 /// How they do: one vCPU, a frame at a time, then many; all vCPUs, a frame at a time, then many.
 pub const CONTESTS: usize = 4;
@@ -151,7 +152,7 @@ pub struct SecondaryReport {
     pub retries: u64,
     /// Pages that were looked up.
     pub lookups: u64,
-    /// Pages that were used without.
+    /// Pages that were used without a lookup.
     pub hits: u64,
 }
 

@@ -52,9 +52,9 @@ impl Secondary {
             complaints.push(format!("{ranges} started to change, and never ended"));
         } else if self.ends > self.starts {
             let ranges = counted(self.ends - self.starts, "range");
-            complaints.push(format!("{ranges} ended to change that had never started"));
+            complaints.push(format!("{ranges} stopped changing without having started"));
         } else if !self.paired {
-            complaints.push("other ranges ended to change than had started".to_owned());
+            complaints.push("other ranges stopped changing than had started".to_owned());
         }
         if self.mapped_inside != 0 {
             let pages = counted(self.mapped_inside, "page");

@@ -55,8 +55,8 @@ impl Block {
         self.ends().all(|end| end.load(Ordering::Relaxed) == self.0)
     }
 
-    /// First and last word of each frame. Atomic, as somebody else might have the block too, and relaxed: plain
-    /// loads and stores.
+    /// First and last word of each frame. Atomic, as somebody else might have the block too, and relaxed:
+    /// plain loads and stores.
     fn ends(self) -> impl Iterator<Item = &'static AtomicU64> {
         let first = memory::pages().platform().frame_ptr(self.frame()).cast::<u64>();
         let words = FRAME_SIZE as usize / size_of::<u64>();

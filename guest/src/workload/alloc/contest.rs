@@ -1,4 +1,5 @@
-//! What a frame costs, allocated and freed: subjects take turns, first by one vCPU alone, then by all at once.
+//! What a frame costs, allocated and freed: subjects take turns, first by one vCPU alone, then by all at
+//! once.
 //!
 //! ```text
 //!   let go    lead-in     measured                  end
@@ -6,9 +7,9 @@
 //!     ▼ each vCPU: chunks of pairs, until the end   ▼      then all meet, and it is the next subject's turn
 //! ```
 //!
-//! A turn is a stretch of time, not of work: so it is as short on a slow machine as on a fast one, and nobody waits
-//! for the last of many vCPUs on few CPUs. Its first part does not count, while vCPUs are still being woken. The
-//! median over the rounds is what is reported.
+//! A turn is a stretch of time, not of work: so it is as short on a slow machine as on a fast one, and nobody
+//! waits for the last of many vCPUs on few CPUs. Its first part does not count, while vCPUs are still being
+//! woken. The median over the rounds is what is reported.
 
 use core::hint::black_box;
 use core::ptr;
@@ -65,8 +66,8 @@ struct Stage {
 /// Where vCPU 0 has the stage, for as long as it has one.
 static STAGE: AtomicPtr<Stage> = AtomicPtr::new(ptr::null_mut());
 
-/// Has the subjects compete. Every vCPU calls it, and none keeps memory but on its lists. vCPU 0 is told how it went:
-/// 0 pairs, where there was not enough memory.
+/// Has the subjects compete. Every vCPU calls it, and none keeps memory but on its lists. vCPU 0 is told how
+/// it went: 0 pairs, where there was not enough memory.
 pub(super) fn run(cpu: &Cpu, boot: &BootInfo) -> AllocReport {
     let own = if cpu.is_first() { Stage::new(boot) } else { None };
     if let Some(stage) = &own {
@@ -74,7 +75,8 @@ pub(super) fn run(cpu: &Cpu, boot: &BootInfo) -> AllocReport {
         STAGE.store(ptr::from_ref(stage).cast_mut(), Ordering::Release);
     }
     meet();
-    // SAFETY: vCPU 0 has put it there, and keeps it until all have met once more, below. It is shared from then on.
+    // SAFETY: vCPU 0 has put it there, and keeps it until all have met once more, below. It is shared from
+    // then on.
     let stage = unsafe { STAGE.load(Ordering::Acquire).as_ref() };
     let report = stage.map_or(AllocReport::default(), |stage| stage.play(cpu, boot));
     meet();
@@ -192,7 +194,8 @@ impl Turn {
         while now < end && chunk(subject, pattern) {
             let before = now;
             now = clock::cycles();
-            // Of a chunk that overlaps an end, as much as lies within: the vCPU may have been preempted there.
+            // Of a chunk that overlaps an end, as much as lies within: the vCPU may have been preempted
+            // there.
             let within = now.min(end).saturating_sub(before.max(begin));
             pairs += match now.saturating_sub(before) {
                 all if all > within => (CHUNK as u64 * within).checked_div(all).unwrap_or(0),

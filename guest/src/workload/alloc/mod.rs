@@ -1,5 +1,5 @@
-//! Every vCPU allocates, stamps, checks and frees: single frames one at a time and in batches, blocks of all orders
-//! and types that others free, and objects. Before that, a quarter as long, allocators compete.
+//! Every vCPU allocates, stamps, checks and frees: single frames one at a time and in batches, blocks of all
+//! orders and types that others free, and objects. Before that, a quarter as long, allocators compete.
 //!
 //! | module | concern |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | [`contest`] | turns: what a frame costs `mm`, and others |
 //! | [`subjects`] | those who compete |
 //!
-//! A block is stamped with who has it, at both ends of each frame. If two hold one frame, the later stamps over the
-//! earlier's, which finds that out when it frees: memory excludes, as a lock does. In the end everything is given
-//! back, and memory must be as it was.
+//! A block is stamped with who has it, at both ends of each frame. If two hold one frame, the later stamps
+//! over the earlier's, which finds that out when it frees: memory excludes, as a lock does. In the end
+//! everything is given back, and memory must be as it was.
 //!
 //! The times of allocations go where waits go in the report, and those of frees where hold times go; of every
 //! sixteenth, so that reading the clock does not count for much.
@@ -59,6 +59,9 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     // SAFETY: each vCPU runs one workload, once.
     let results = unsafe { report::of_vcpu(cpu) };
     let costs = contest::run(cpu, boot);
+    // What was counted until now is not the workload's. Nobody goes on before that was read.
+    let before = cpu.is_first().then(memory::report);
+    meet();
     let mut worker = Worker::new(cpu, boot, results);
     let measured = Measured::begin(cpu);
     let deadline = measured.deadline(boot);
@@ -69,8 +72,9 @@ pub(super) fn run(cpu: &'static Cpu, boot: &'static BootInfo) {
     worker.finish(stolen_ns);
     memory::drain();
     meet();
-    if cpu.is_first() {
+    if let Some(before) = before {
         let mut after = memory::report();
+        memory::count_from(&before, &mut after);
         after.unreturned = memory::difference(BEFORE.get(), &after);
         after.alloc = costs;
         memory::write_report(boot, after);

@@ -6,7 +6,8 @@
 //! | [`Peer`] | `buddy_system_allocator`'s `Heap` behind the kernel's lock, in the state that suits it best |
 //! | [`Floor`] | a stack of frame numbers for each vCPU, which does nothing else |
 //!
-//! All find the vCPU in the same way, with interrupts masked. `mm`'s bench compares the same three on the host.
+//! All find the vCPU in the same way, with interrupts masked. `mm`'s bench compares the same three on the
+//! host.
 
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
@@ -98,7 +99,8 @@ impl Peer {
         }
     }
 
-    /// Makes the heap anew, with `free` single frames, whose neighbours are held, before it would have to split.
+    /// Makes the heap anew, with `free` single frames, whose neighbours are held, before it would have to
+    /// split.
     ///
     /// # Safety
     ///

@@ -187,8 +187,8 @@ pub(super) fn fill_caches() {
 /// Sizes of objects, one of each class.
 const OBJECTS: [usize; 8] = [8, 24, 64, 100, 200, 500, 1000, 1500];
 
-/// Allocates three objects of a size, with a stamp in the first word of each, and frees them. Whether the stamps
-/// were still there; `None` if there was no memory.
+/// Allocates three objects of a size, with a stamp in the first word of each, and frees them. Whether the
+/// stamps were still there; `None` if there was no memory.
 fn objects(size: usize, stamp: u64) -> Option<bool> {
     let layout = Layout::from_size_align(size, 8).expect("8 is a power of two");
     let cache = memory::heap().cache(layout)?;

@@ -116,11 +116,12 @@ fn time(cpu: &Cpu) {
         timed(|| unsafe { (page as *mut u8).write_volatile(1) })
     });
     let [one, few, everything] =
-        [1, 32, 512].map(|count| median(cpu, || timed(|| tlb::flush_local(pages(count)))));
+        [1, tlb::FEW as u64, 512].map(|count| median(cpu, || timed(|| tlb::flush_local(pages(count)))));
     let all = median(cpu, || timed(|| tlb::flush(cpu, &[pages(1)])));
     println!(
-        "a fault {fault} ns; a flush of one page {one} ns, of 32 pages {few} ns, of everything {everything} ns; \
-         of one page on all vCPUs, the others halted, {all} ns"
+        "a fault {fault} ns; a flush of one page {one} ns, of {} pages {few} ns, of everything {everything} ns; \
+         of one page on all vCPUs, the others halted, {all} ns",
+        tlb::FEW
     );
 }
 

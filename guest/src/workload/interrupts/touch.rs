@@ -44,9 +44,9 @@ pub(super) fn run(cpu: &Cpu, boot: &BootInfo) {
         touch::NMI => await_touch(cpu, NMI),
         touch::NESTED => touch(1),
         touch::RESERVED => {
-            // The highest bit of an address, of more than any processor has yet.
-            let entry = window::frames()[0].address() | window::MAPPED | 1 << 51;
-            window::entry(0).store(entry, Ordering::Relaxed);
+            // A large page (bit 7) at an odd multiple of 8 KiB, which no processor has.
+            let entry = window::MAPPED | 1 << 7 | 1 << 13;
+            window::directory_entry().store(entry, Ordering::Relaxed);
             touch(0);
         }
         touch::RUN => {

@@ -55,6 +55,11 @@ pub(super) fn entry(index: usize) -> &'static AtomicU64 {
     &PAGES.get()[2].0[index]
 }
 
+/// The entry of the table above, which maps all of them.
+pub(super) fn directory_entry() -> &'static AtomicU64 {
+    &PAGES.get()[1].0[0]
+}
+
 /// So many of the pages, from the one with this index on.
 pub(super) const fn pages(index: u64, count: u64) -> PageRange {
     PageRange::new(PageNumber::containing(START).plus(index), count)

@@ -7,7 +7,8 @@
 //! | [`mover`] | isolates, allocates, migrates: batch after batch |
 //!
 //! The report says, by vCPU, of writers: pages verified (`acquisitions`), words that were not as they should
-//! be (`intruders`); of the mover: pages moved, and none. What the secondary map found is in the memory's report.
+//! be (`intruders`); of the mover: pages moved, and none. What the secondary map found is in the memory's
+//! report.
 
 mod faults;
 mod mover;

@@ -123,8 +123,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Has the last word on all pages, and unmaps them. Looks into each twice, so that the secondary map is of use
-    /// however few turns there were.
+    /// Has the last word on all pages, and unmaps them. Looks into each twice, so that the secondary map is
+    /// of use however few turns there were.
     pub(super) fn finish(mut self) {
         for index in 0..self.pages.len() {
             self.check(index);
