@@ -55,6 +55,9 @@ fn every_byte_is_where_it_should_be_while_all_pages_are_moved() {
         };
         assert_eq!(count(Event::PgmigrateSuccess), mover.acquisitions);
         failed += count(Event::PgmigrateFail);
+        // What is neither free nor freed is what the boot has: here, all that was ever allocated is counted.
+        let held: u64 = memory.zones.iter().map(|zone| zone.managed - zone.free).sum();
+        assert_eq!(count(Event::Pgalloc) - count(Event::Pgfree), held);
         let secondary = memory.secondary;
         assert_eq!(
             (secondary.starts, secondary.unpaired, secondary.mapped_inside),
