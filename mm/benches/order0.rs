@@ -8,8 +8,9 @@
 //! | `buddy_system_allocator` | its `Heap` behind the same spin lock, in the state that suits it best |
 //! | `stack` | the floor: a stack of frame numbers per CPU, which does nothing else |
 //!
-//! All three find the CPU in the same way, with interrupts masked as the guest does it. They take turns of some 100 µs, and each reports only its own, so
-//! what else happens on the host hits all alike. `--ratios` prints how they compare, and nothing else.
+//! All three find the CPU in the same way, with interrupts masked as the guest does it. They take turns of some
+//! 100 µs, and each reports only its own, so what else happens on the host hits all alike. `--ratios` prints how
+//! they compare, and nothing else.
 
 mod machine;
 

@@ -71,7 +71,6 @@ impl Hardware {
             steal_time: steal::offered(&cpuid),
             cpuid,
             transport: *transport,
-            cr3,
             entry: kernel.entry(),
             boot,
             wanted_ring: config.guest_ring,

@@ -35,7 +35,6 @@ pub(crate) struct Start {
     pub(crate) steal_time: bool,
     pub(crate) cpuid: CpuId,
     pub(crate) transport: Transport,
-    pub(crate) cr3: u64,
     /// The kernel's entry point.
     pub(crate) entry: u64,
     /// What the kernel is told; the ring is filled in when it is known.
@@ -48,17 +47,17 @@ pub(crate) struct Start {
 /// What the threads of a VM that begins wait for.
 #[derive(Debug, Default)]
 pub(crate) struct Begun {
-    /// Whether the kernel could be loaded, once that was tried.
+    /// Whether the kernel is loaded; false if it never will be.
     loaded: OnceLock<bool>,
     /// Where the kernel is to run, and on what ground; `None` if the guest cannot begin.
     ring: OnceLock<Option<(Ring, Ring0)>>,
 }
 
 impl Begun {
-    /// The kernel is in memory, or will never be.
-    pub(crate) fn set_loaded(&self, loaded: bool) {
-        // The first word counts.
-        let _ = self.loaded.set(loaded);
+    /// The kernel is in memory.
+    pub(crate) fn set_loaded(&self) {
+        // The first word counts: somebody may have given up.
+        let _ = self.loaded.set(true);
     }
 
     /// Where the kernel runs, and what was found about ring 0; `None` before that is known.
@@ -76,24 +75,24 @@ impl Start {
         if self.steal_time {
             steal::enable(vcpu, layout.vcpu_page(index))?;
         }
-        registers::set_special(vcpu, self.cr3)
+        registers::set_special(vcpu, self.boot.cr3)
     }
 
-    /// Does what is done once, on the first vCPU, or waits until it is done. Returns whether the guest can
-    /// begin; the vCPU on whose thread it turned out that it cannot says why.
+    /// Does what is done once, on the first vCPU, or waits until it is done, or given up. Returns whether the
+    /// guest can begin.
     pub(crate) fn begin(&self, vcpu: &mut VcpuFd, index: u32, memory: &GuestMemory) -> Result<bool, Error> {
         if index != 0 {
             return Ok(self.begun.ring.wait().is_some());
         }
-        let ring = self.decide(vcpu, memory);
+        let ring = self.decide(vcpu, memory)?;
         // The first word counts: somebody may have given up.
-        let _ = self.begun.ring.set(*ring.as_ref().unwrap_or(&None));
-        ring.map(|ring| ring.is_some())
+        let _ = self.begun.ring.set(ring);
+        Ok(ring.is_some())
     }
 
-    /// Nobody need wait any more: the guest cannot begin, unless it has.
+    /// Nobody need wait any more: the guest cannot begin, unless it has. Called when vCPUs are told to stop.
     pub(crate) fn give_up(&self) {
-        self.begun.set_loaded(false);
+        let _ = self.begun.loaded.set(false);
         let _ = self.begun.ring.set(None);
     }
 

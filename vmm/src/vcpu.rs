@@ -105,21 +105,15 @@ impl Vcpu {
     /// Puts it at the kernel's entry point; false if the guest cannot begin, as another thread has found.
     fn begin(&mut self) -> Result<bool, Error> {
         let (start, layout) = (&self.start, &self.machine.layout);
-        let ready = match self.machine.planted_fault {
-            Some(PlantedFault::NoRoomForVcpu(vcpu)) if vcpu == self.index => {
-                Err(Error::Host("KVM has no room for a vCPU, as planted".into()))
-            }
-            _ => start.make_ready(&self.fd, self.index, layout),
-        };
-        let begun = ready.and_then(|()| start.begin(&mut self.fd, self.index, &self.machine.memory));
-        if begun.is_err() {
-            start.give_up();
+        if self.machine.planted_fault == Some(PlantedFault::NoRoomForVcpu(self.index)) {
+            return Err(Error::Host("KVM has no room for a vCPU, as planted".into()));
         }
-        if !begun? {
-            return Ok(false);
+        start.make_ready(&self.fd, self.index, layout)?;
+        let begun = start.begin(&mut self.fd, self.index, &self.machine.memory)?;
+        if begun {
+            start.put_at_entry(&self.fd, self.index, layout)?;
         }
-        start.put_at_entry(&self.fd, self.index, layout)?;
-        Ok(true)
+        Ok(begun)
     }
 
     /// Where it was when it was told to stop, other than asleep in [`park`](Self::park).

@@ -84,9 +84,9 @@ impl<'a> Vm<'a> {
         let injector = Injector::start(&machine, config.seed).map_err(system)?;
         let start = Arc::new(start);
         let load = || {
-            let loaded = self.kernel.load(&machine.memory);
-            start.begun.set_loaded(loaded.is_ok());
-            loaded
+            self.kernel.load(&machine.memory)?;
+            start.begun.set_loaded();
+            Ok(())
         };
         let threads = Threads::start(vcpus, &start, &machine, config, load)?;
         machine.console.output.attach(io.console, &machine.sandbox);

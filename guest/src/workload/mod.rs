@@ -88,6 +88,15 @@ fn idle(boot: &BootInfo) -> ! {
     }
 }
 
+/// The TSC at which the first vCPU came here, by `word`, which is 0 before that; `now` is the TSC of this one.
+fn first_of(word: &AtomicU64, now: u64) -> u64 {
+    // Relaxed: the word hands over nothing but itself, and its own modification order picks one winner.
+    match word.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => now,
+        Err(first) => first,
+    }
+}
+
 /// The measured part of a workload: begun and ended by all vCPUs together.
 struct Measured {
     started: u64,
@@ -105,14 +114,8 @@ impl Measured {
             hypercall::measure(measure::BEGIN);
         }
         meet();
-        // Relaxed: the word hands over nothing but itself, and its own modification order picks one winner.
-        let now = clock::cycles();
-        let started = match STARTED.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => now,
-            Err(first) => first,
-        };
         Self {
-            started,
+            started: first_of(&STARTED, clock::cycles()),
             stolen: preempt::stolen(cpu),
         }
     }

@@ -292,9 +292,7 @@ impl Measured {
             _ => format!("exclusion violated: {number} of {all} critical sections overlapped with another"),
         }
     }
-}
 
-impl Measured {
     /// What is wrong with memory that was moved.
     fn migration_complaints(&self, config: &Config, outcome: &Outcome) -> Vec<String> {
         let vcpus = outcome.report.iter().flat_map(|report| &report.vcpus);
@@ -335,7 +333,7 @@ fn secondary(config: &Config, outcome: &Outcome) -> Option<Secondary> {
 
 /// Frames that did not come back.
 fn unreturned(outcome: &Outcome) -> u64 {
-    let memory = outcome.report.as_ref().and_then(|report| report.memory);
+    let memory = outcome.report.as_ref().and_then(|report| report.memory.as_ref());
     memory.map_or(0, |memory| memory.unreturned)
 }
 

@@ -21,6 +21,7 @@ use abi::memory::{AllocReport, CONTESTS, SUBJECTS};
 use super::subjects::{Floor, Ours, Peer, Subject};
 use crate::cpu::Cpu;
 use crate::pv::meet;
+use crate::workload::first_of;
 use crate::{clock, memory};
 
 /// Frames that a burst allocates before it frees them.
@@ -181,13 +182,7 @@ impl Turn {
     /// This vCPU takes part. `length` is that of the part that counts.
     fn take(&self, subject: &impl Subject, pattern: Pattern, length: u64) {
         let mut now = clock::cycles();
-        let started = match self
-            .started
-            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
-        {
-            Ok(_) => now,
-            Err(first) => first,
-        };
+        let started = first_of(&self.started, now);
         let begin = started + length / LEAD_IN;
         let end = begin + length;
         let mut pairs = 0;
